@@ -1,0 +1,64 @@
+"""The baseline convolutional network: what the others have to beat.
+
+    python -m jaxdl.main --config configs/cnn.py                   # scikit-learn's digits
+    python -m jaxdl.main --config configs/cnn.py:mnist
+    python -m jaxdl.main --config configs/cnn.py:cifar10
+
+digits   PROMISE
+mnist    PROMISE
+cifar10  PROMISE
+
+Very Deep Convolutional Networks. Simonyan, Zisserman 2014. https://arxiv.org/abs/1409.1556
+"""
+
+from jaxdl.config import Config, Data, choose, part
+
+
+def get_config(argument: str = "digits") -> Config:
+    """The config for 'digits', 'mnist' or 'cifar10'."""
+    return choose(argument, {"digits": digits, "mnist": mnist, "cifar10": cifar10})()
+
+
+def digits() -> Config:
+    """Half a minute on two CPU cores."""
+    return Config(
+        data=Data(source=part("digits"), batch_size=64),
+        model=part("cnn"),
+        optimizer=part("adamw", learning_rate=2e-3, weight_decay=0.05),
+        augment=(part("random_crop", padding=1),),
+        duration="30 epochs",
+    )
+
+
+def mnist() -> Config:
+    """Minutes on two CPU cores."""
+    return Config(
+        data=Data(
+            source=part("tfds", dataset="mnist"),
+            train="train[:55000]",
+            validation="train[55000:]",
+        ),
+        model=part("cnn"),
+        optimizer=part("adamw", learning_rate=2e-3, weight_decay=0.05),
+        augment=(part("random_crop", padding=2),),
+        preprocess=(part("normalize", mean=[0.1307], std=[0.3081]),),
+        duration="5 epochs",
+    )
+
+
+def cifar10() -> Config:
+    """With flips, crops and dropout."""
+    return Config(
+        data=Data(
+            source=part("tfds", dataset="cifar10"),
+            train="train[:45000]",
+            validation="train[45000:]",
+        ),
+        model=part("cnn", widths=[64, 128, 256], drop_rate=0.2),
+        optimizer=part("adamw", learning_rate=1e-3, weight_decay=0.05),
+        augment=(part("random_crop", padding=4), part("random_flip")),
+        preprocess=(
+            part("normalize", mean=[0.4914, 0.4822, 0.4465], std=[0.2470, 0.2435, 0.2616]),
+        ),
+        duration="60 epochs",
+    )

@@ -1,0 +1,43 @@
+"""LeNet-5 on handwritten digits.
+
+    python -m jaxdl.main --config configs/lenet.py                 # scikit-learn's digits
+    python -m jaxdl.main --config configs/lenet.py:mnist
+
+digits  PROMISE
+mnist   PROMISE; the paper reports 99.05% without distortions
+
+Gradient-Based Learning Applied to Document Recognition. LeCun et al. 1998.
+https://doi.org/10.1109/5.726791
+"""
+
+from jaxdl.config import Config, Data, choose, part
+
+
+def get_config(argument: str = "digits") -> Config:
+    """The config for 'digits' or 'mnist'."""
+    return choose(argument, {"digits": digits, "mnist": mnist})()
+
+
+def digits() -> Config:
+    """Images of 8x8, enlarged to 28x28 as LeNet knows them."""
+    return Config(
+        data=Data(source=part("digits", size=28), batch_size=64),
+        model=part("lenet5"),
+        optimizer=part("adamw", learning_rate=2e-3, weight_decay=0.01),
+        duration="30 epochs",
+    )
+
+
+def mnist() -> Config:
+    """The paper's own data."""
+    return Config(
+        data=Data(
+            source=part("tfds", dataset="mnist"),
+            train="train[:55000]",
+            validation="train[55000:]",
+        ),
+        model=part("lenet5"),
+        optimizer=part("adamw", learning_rate=2e-3, weight_decay=0.01),
+        preprocess=(part("normalize", mean=[0.1307], std=[0.3081]),),
+        duration="12 epochs",
+    )

@@ -1,0 +1,21 @@
+"""Sources of examples, and the batches that are made of them.
+
+A source is a registered builder that gives a `Source`, or simply a dict of arrays, for the name of
+a split. `open_split` checks it; `train_batches` and `evaluation_batches` put it on the devices.
+"""
+
+from jaxdl.data.arrays import from_arrays
+from jaxdl.data.opening import Split, open_split
+from jaxdl.data.order import train_indices
+from jaxdl.data.pipeline import evaluation_batches, train_batches
+from jaxdl.data.source import Source
+
+__all__ = [
+    "Source",
+    "Split",
+    "evaluation_batches",
+    "from_arrays",
+    "open_split",
+    "train_batches",
+    "train_indices",
+]

@@ -1,0 +1,104 @@
+"""Arrays that are already there: in memory, or in .npz files."""
+
+import dataclasses
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from jaxdl.data.source import Source
+from jaxdl.data.splits import names, resolve
+from jaxdl.errors import UserError
+from jaxdl.registry import register
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """Records that are rows of arrays."""
+
+    arrays: dict[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.arrays.values())))
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return {name: array[index] for name, array in self.arrays.items()}
+
+
+def from_arrays(
+    arrays: Mapping[str, np.ndarray],
+    class_names: tuple[str, ...] = (),
+    num_classes: int | None = None,
+) -> Source:
+    """A source of arrays that share their first axis, such as `image` (n, h, w, c), `label` (n,).
+
+    Raises:
+        UserError: no arrays, or arrays of different lengths.
+    """
+    columns = {name: np.asarray(array) for name, array in arrays.items()}
+    lengths = {name: len(a) if a.ndim else 0 for name, a in columns.items()}
+    if not columns:
+        raise UserError("a source of arrays holds no array: expected e.g. 'image' and 'label'")
+    if len(set(lengths.values())) > 1:
+        raise UserError(f"arrays of one split differ in length: {lengths}")
+    return Source(Columns(columns), tuple(class_names), num_classes)
+
+
+@register("sources")
+def npz(split: str, /, *, path: str) -> Source:
+    """Arrays saved by `numpy.savez`.
+
+    `path` is a directory of `<split>.npz` with arrays `image`, `label` and so on; or one file with
+    arrays `train_image`, `train_label`, `test_image`...; or one file with `image`, `label`, whose
+    one split is `all`. An array `class_names` in a file names the classes.
+    """
+    location = Path(path)
+    files = sorted(location.glob("*.npz")) if location.is_dir() else [location]
+    if not files or not files[0].is_file():
+        raise UserError(f"no .npz file at '{path}'")
+    places = _by_split(files, named_by_file=location.is_dir())
+    tables = {name: _load(places[name]) for name in names(split) if name in places}
+    lengths = {name: len(from_arrays(table)) for name, table in tables.items()}
+    terms = resolve(split, dict.fromkeys(places, 0) | lengths)
+    if len({tuple(sorted(tables[name])) for name, *_ in terms}) > 1:
+        raise UserError(f"split '{split}' of '{path}' joins splits that hold different arrays")
+    parts = [{k: a[i:j] for k, a in tables[name].items()} for name, i, j in terms]
+    columns = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    class_names = [_read(file, "class_names") for file in files if "class_names" in _keys(file)]
+    return from_arrays(columns, tuple(map(str, class_names[0])) if class_names else ())
+
+
+def _by_split(files: list[Path], named_by_file: bool) -> dict[str, dict[str, tuple[Path, str]]]:
+    """Split name to feature name to the file and the key that hold it."""
+    places: dict[str, dict[str, tuple[Path, str]]] = {}
+    for file in files:
+        keys = [key for key in _keys(file) if key != "class_names"]
+        prefixed = any(key.startswith("train_") for key in keys)
+        for key in keys:
+            if named_by_file:
+                name, feature = file.stem, key
+            else:
+                name, _, feature = key.partition("_") if prefixed else ("all", "", key)
+            places.setdefault(name, {})[feature] = (file, key)
+    return places
+
+
+def _load(places: dict[str, tuple[Path, str]]) -> dict[str, np.ndarray]:
+    return {feature: _read(file, key) for feature, (file, key) in places.items()}
+
+
+def _keys(file: Path) -> list[str]:
+    try:
+        with np.load(file) as stored:
+            return list(stored.files)
+    except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+        raise UserError(f"{file} is no .npz file: {error}") from error
+
+
+def _read(file: Path, key: str) -> np.ndarray:
+    try:
+        with np.load(file) as stored:
+            return stored[key]
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"{file}: cannot read the array '{key}': {error}") from error

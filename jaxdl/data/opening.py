@@ -1,0 +1,198 @@
+"""From a source to a split that is checked, of known shapes, and in memory where it fits."""
+
+import concurrent.futures
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdl.data.arrays import Columns, from_arrays
+from jaxdl.data.source import Source
+from jaxdl.errors import UserError
+
+_CHUNK = 256  # records that one thread decodes at a time
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """The examples of one split.
+
+    Attributes:
+        name: as it was asked for, such as 'train[:80%]'.
+        source: the records.
+        arrays: all examples, decoded, where they fit in memory.
+        element_spec: shape and dtype of each array of one example, without the batch axis.
+        class_names: the name of every class, or nothing.
+        num_classes: None where examples have no class.
+    """
+
+    name: str
+    source: Source
+    arrays: dict[str, np.ndarray] | None
+    element_spec: dict[str, jax.ShapeDtypeStruct]
+    class_names: tuple[str, ...]
+    num_classes: int | None
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether all examples are held decoded; if not, they are read whenever needed."""
+        return self.arrays is not None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all examples, decoded."""
+        sizes = (math.prod(s.shape) * s.dtype.itemsize for s in self.element_spec.values())
+        return len(self) * sum(sizes)
+
+    def examples(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Examples by number: arrays whose leading axis is as long as `indices`."""
+        if self.arrays is not None:
+            return {name: np.take(array, indices, axis=0) for name, array in self.arrays.items()}
+        records = self.source.read(indices)
+        columns = {}
+        for name, spec in self.element_spec.items():
+            values = [_array(name, record.get(name), self.name) for record in records]
+            for i, value in zip(indices, values, strict=True):
+                if value.shape != spec.shape:
+                    raise UserError(_misfit(self.name, int(i), name, value.shape, spec.shape))
+            columns[name] = np.stack(values)
+        return _canonical(columns, self.element_spec, self.num_classes, self.name, indices)
+
+
+def open_split(
+    build: Callable[[str], Any],
+    split: str,
+    *,
+    memory: int,
+    num_classes: int | None = None,
+    threads: int = 2,
+) -> Split:
+    """Open a split, check it, and decode it once if it fits in memory.
+
+    Args:
+        build: a source's builder: gives a `Source` or a dict of arrays for the name of a split.
+        split: the name.
+        memory: bytes that a split may take decoded; a larger one is read whenever needed.
+        num_classes: that of the training split, for a source that does not say. Where nobody
+            says, it is the largest label + 1.
+        threads: readers while decoding.
+
+    Raises:
+        UserError: an empty split, a label outside [0, num_classes), records of different shapes.
+    """
+    source = build(split)
+    if isinstance(source, Mapping):
+        source = from_arrays(source)
+    if not isinstance(source, Source):
+        kind = type(source).__name__
+        raise UserError(f"a source gives a Source or a dict of arrays, not a {kind}")
+    if len(source) == 0:
+        raise UserError(f"split '{split}' is empty")
+    first = {name: _array(name, value, split) for name, value in source[0].items()}
+    spec = {name: jax.ShapeDtypeStruct(a.shape, _dtype(name, a)) for name, a in first.items()}
+    _check_spec(spec, split)
+    num_classes = source.num_classes or len(source.class_names) or num_classes
+    opened = Split(split, source, None, spec, source.class_names, num_classes)
+    if isinstance(source.records, Columns):
+        columns = {
+            name: array.reshape(len(source), *spec[name].shape)
+            for name, array in source.records.arrays.items()
+        }
+        arrays = _canonical(columns, spec, num_classes, split, np.arange(len(source)))
+    elif opened.nbytes <= memory:
+        arrays = _decode(opened, threads)
+    else:
+        arrays = None
+    if num_classes is None and _has_classes(spec):
+        if arrays is None:
+            raise UserError(f"split '{split}' is too large to count its classes: its source must")
+        num_classes = int(arrays["label"].max()) + 1
+    return dataclasses.replace(opened, arrays=arrays, num_classes=num_classes)
+
+
+def _decode(split: Split, threads: int) -> dict[str, np.ndarray]:
+    """All examples of a split, in order."""
+    n = len(split)
+    arrays = {k: np.empty((n, *s.shape), s.dtype) for k, s in split.element_spec.items()}
+
+    def fill(start: int) -> None:
+        rows = np.arange(start, min(start + _CHUNK, n))
+        for name, block in split.examples(rows).items():
+            arrays[name][rows] = block
+
+    with concurrent.futures.ThreadPoolExecutor(max(1, threads)) as pool:
+        list(pool.map(fill, range(0, n, _CHUNK)))
+    return arrays
+
+
+def _array(name: str, value: Any, split: str) -> np.ndarray:
+    """A feature of one example as an array of numbers; an image always has channels."""
+    array = np.asarray(value)
+    if array.dtype.kind in "OSU":
+        what = "missing from a record" if value is None else f"text or objects ({array.dtype})"
+        raise UserError(f"split '{split}': '{name}' is {what}, and a batch holds only numbers")
+    return array[..., None] if name == "image" and array.ndim == 2 else array
+
+
+def _dtype(name: str, array: np.ndarray) -> np.dtype:
+    """The type that JAX computes with: int32 for labels, no 64 bits unless they are enabled."""
+    if name == "label" and array.dtype.kind in "iu":
+        return np.dtype(np.int32)
+    return jax.dtypes.canonicalize_dtype(array.dtype)
+
+
+def _has_classes(spec: Mapping[str, jax.ShapeDtypeStruct]) -> bool:
+    return "label" in spec and spec["label"].shape == () and spec["label"].dtype == np.int32
+
+
+def _check_spec(spec: Mapping[str, jax.ShapeDtypeStruct], split: str) -> None:
+    if "mask" in spec:
+        raise UserError(f"split '{split}': 'mask' marks padding, so a feature needs another name")
+    if "label" in spec and spec["label"].shape == (1,):
+        raise UserError(f"split '{split}': 'label' has shape (n, 1); it must be (n,)")
+
+
+def _canonical(
+    columns: Mapping[str, np.ndarray],
+    spec: Mapping[str, jax.ShapeDtypeStruct],
+    num_classes: int | None,
+    split: str,
+    indices: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """Examples in the types of `spec`, their labels checked."""
+    for name, column in columns.items():
+        if _dtype(name, column) != spec[name].dtype:
+            found = f"{column.dtype} in some records and {spec[name].dtype} in the first"
+            raise UserError(f"split '{split}': '{name}' is {found}")
+    # before the cast, which would fold a label of 2**32 onto 0
+    if _has_classes(spec):
+        _check_labels(columns["label"], num_classes, split, indices)
+    return {name: c.astype(spec[name].dtype, copy=False) for name, c in columns.items()}
+
+
+def _check_labels(
+    label: np.ndarray, num_classes: int | None, split: str, indices: np.ndarray
+) -> None:
+    limit = np.iinfo(np.int32).max if num_classes is None else num_classes
+    wrong = np.flatnonzero((label < 0) | (label >= limit))
+    if wrong.size:
+        record, value = indices[wrong[0]], label[wrong[0]]
+        raise UserError(
+            f"split '{split}', record {record}: label {value} is outside 0..{limit - 1}"
+        )
+
+
+def _misfit(
+    split: str, record: int, name: str, shape: tuple[int, ...], expected: tuple[int, ...]
+) -> str:
+    remedy = "; set image_size in the source" if name == "image" else ""
+    return (
+        f"split '{split}', record {record}: '{name}' has shape {shape}, "
+        f"and record 0 has {expected}{remedy}"
+    )

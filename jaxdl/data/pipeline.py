@@ -1,0 +1,166 @@
+"""Batches of a split, on the devices.
+
+A small split lives decoded in memory, or on the accelerator, and is indexed; a large one is read
+at random by Grain. The bits are the same either way, whatever the number of threads or processes.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
+
+from jaxdl.data.opening import Split, open_split
+from jaxdl.data.order import train_indices
+from jaxdl.data.prefetch import Batches
+from jaxdl.errors import UserError
+
+__all__ = ["Split", "evaluation_batches", "open_split", "train_batches", "train_indices"]
+
+Placement = Literal["auto", "host", "device"]
+
+
+def train_batches(
+    split: Split,
+    *,
+    batch_size: int,
+    seed: int,
+    start: int,
+    stop: int,
+    sharding: Sharding,
+    prefetch: int = 2,
+    threads: int = 2,
+    device_memory: int = 0,
+    placement: Placement = "auto",
+) -> Batches:
+    """Training batches `start` to `stop` - 1 in the order of `train_indices`.
+
+    Args:
+        split: the examples.
+        batch_size: examples in a batch, over all processes.
+        seed: of the order.
+        start: number of the first batch: the step that a run is at.
+        stop: number after that of the last batch.
+        sharding: of the leading axis, over all processes.
+        prefetch: batches made ahead.
+        threads: readers of a split that is not in memory; 0 reads in the prefetching thread.
+        device_memory: bytes; a smaller split in memory is kept on every GPU or TPU and gathered
+            there.
+        placement: 'device' and 'host' overrule what `device_memory` decides.
+
+    Returns:
+        An iterator over dicts of global arrays with leading axis `batch_size`.
+    """
+    rows = local_rows(sharding, batch_size)
+
+    def indices(t: int) -> np.ndarray:
+        return train_indices(seed, t, n=len(split), batch_size=batch_size)[rows]
+
+    steps = range(start, stop)
+    if _on_device(split, sharding, device_memory, placement):
+        batches = _gathered(split, indices, steps, batch_size, sharding)
+    else:
+        host = _on_host(split, indices, steps, prefetch, threads)
+        batches = (_put(batch, batch_size, sharding) for batch in host)
+    return Batches(batches, prefetch)
+
+
+def evaluation_batches(
+    split: Split, *, batch_size: int, sharding: Sharding, prefetch: int = 2, threads: int = 2
+) -> Batches:
+    """The whole split in order, once; every process gets the same number of batches.
+
+    The last batch is filled up with example 0. Each batch has a `mask` (b,) float32: 1 for an
+    example, 0 for filling. Arguments are those of `train_batches`.
+    """
+    rows, n = local_rows(sharding, batch_size), len(split)
+    steps = range(-(-n // batch_size))
+
+    def indices(t: int) -> np.ndarray:
+        positions = t * batch_size + rows
+        return np.where(positions < n, positions, 0)
+
+    def masked() -> Iterator[dict[str, jax.Array]]:
+        host = _on_host(split, indices, steps, prefetch, threads)
+        for t, batch in zip(steps, host, strict=True):
+            batch["mask"] = (t * batch_size + rows < n).astype(np.float32)
+            yield _put(batch, batch_size, sharding)
+
+    return Batches(masked(), prefetch)
+
+
+def local_rows(sharding: Sharding, batch_size: int) -> np.ndarray:
+    """Rows of a global batch that this process supplies, ascending, (k,) int64.
+
+    They follow from where the mesh puts this process's devices, which need not be by rank.
+    """
+    try:
+        places = sharding.addressable_devices_indices_map((batch_size,))
+    except ValueError as error:
+        raise UserError(
+            f"batch size {batch_size} cannot be divided evenly over {sharding.num_devices} devices"
+        ) from error
+    every_row = np.arange(batch_size)
+    return np.unique(np.concatenate([every_row[index] for index in places.values()]))
+
+
+def _put(batch: dict[str, np.ndarray], batch_size: int, sharding: Sharding) -> dict[str, jax.Array]:
+    """Global arrays of which this process supplies the rows in `batch`."""
+    return {
+        name: jax.make_array_from_process_local_data(sharding, x, (batch_size, *x.shape[1:]))
+        for name, x in batch.items()
+    }
+
+
+def _on_host(
+    split: Split, indices: Callable[[int], np.ndarray], steps: range, prefetch: int, threads: int
+) -> Iterator[dict[str, np.ndarray]]:
+    if split.in_memory or not steps:
+        yield from (split.examples(indices(t)) for t in steps)
+        return
+    import grain  # half a second that data in memory need not wait for
+
+    # One element of the Grain data set is one batch, so that a source can read it in one request.
+    whole = grain.MapDataset.range(steps.start, steps.stop)
+    read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, prefetch))
+    batches = iter(whole.map(lambda t: split.examples(indices(int(t)))).to_iter_dataset(read))
+    try:
+        yield from batches
+    finally:
+        batches.close()
+
+
+def _on_device(split: Split, sharding: Sharding, device_memory: int, placement: Placement) -> bool:
+    if placement == "auto":
+        is_accelerator = next(iter(sharding.device_set)).platform != "cpu"
+        return split.in_memory and is_accelerator and split.nbytes <= device_memory
+    if placement == "device" and not split.in_memory:
+        raise UserError(f"split '{split.name}' is not in memory, so it cannot go to the device")
+    return placement == "device"
+
+
+def _gathered(
+    split: Split,
+    indices: Callable[[int], np.ndarray],
+    steps: range,
+    batch_size: int,
+    sharding: Sharding,
+) -> Iterator[dict[str, jax.Array]]:
+    """Batches picked on the device from a copy of the split on each."""
+    everywhere = sharding
+    if isinstance(sharding, NamedSharding):
+        everywhere = NamedSharding(sharding.mesh, PartitionSpec())
+    arrays = {
+        name: jax.make_array_from_callback(a.shape, everywhere, a.__getitem__)
+        for name, a in split.arrays.items()
+    }
+
+    @functools.partial(jax.jit, out_shardings=sharding)
+    def pick(arrays: dict[str, jax.Array], index: jax.Array) -> dict[str, jax.Array]:
+        return {name: array[index] for name, array in arrays.items()}
+
+    for t in steps:
+        index = {"index": indices(t).astype(np.int32)}
+        yield pick(arrays, _put(index, batch_size, sharding)["index"])

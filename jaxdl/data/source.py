@@ -1,0 +1,43 @@
+"""Where examples come from: records that are read by number, and what their labels mean."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+
+class Records(Protocol):
+    """Examples by number. A batched `__getitems__(indices)` is used where there is one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Mapping[str, Any]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One split of a data set.
+
+    Attributes:
+        records: record i is a dict of arrays and numbers, such as `image` (h, w, c) uint8 in
+            [0, 255] and `label`, an integer in [0, num_classes).
+        class_names: the name of every class, or nothing.
+        num_classes: where it is known; the number of class names if those are given.
+    """
+
+    records: Records
+    class_names: tuple[str, ...] = ()
+    num_classes: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        return self.records[index]
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> list[Mapping[str, Any]]:
+        """Several records, in one request where the records can answer one."""
+        wanted = [int(i) for i in indices]
+        batched = getattr(self.records, "__getitems__", None)
+        return batched(wanted) if batched else [self.records[i] for i in wanted]

@@ -1,0 +1,136 @@
+"""Data sets of TensorFlow Datasets, read at random from ArrayRecord without TensorFlow.
+
+https://www.tensorflow.org/datasets
+A data set is prepared once, by TFDS and in an environment that has TensorFlow; from then on it is
+read here. Features that are text (ids, file names) or whose length varies are left out.
+"""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from jaxdl.config import Count
+from jaxdl.data.images import fit
+from jaxdl.data.source import Source
+from jaxdl.errors import UserError, choices
+from jaxdl.registry import register
+
+
+@dataclasses.dataclass(frozen=True)
+class _Records:
+    """The wanted features of a TFDS data source."""
+
+    data: Any
+    features: tuple[str, ...]
+    image_size: int | None
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._example(self.data[index])
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        return [self._example(record) for record in self.data.__getitems__(list(indices))]
+
+    def _example(self, record: dict[str, Any]) -> dict[str, Any]:
+        example = {name: record[name] for name in self.features}
+        if self.image_size is not None:
+            for name, resample in (
+                ("image", Image.Resampling.BILINEAR),
+                ("segmentation_mask", Image.Resampling.NEAREST),
+            ):
+                if name in example:
+                    example[name] = fit(example[name], self.image_size, resample)
+        return example
+
+
+@register("sources", "tfds")
+def tfds_source(
+    split: str,
+    /,
+    *,
+    dataset: str,
+    data_dir: str | None = None,
+    image_size: Count | None = None,
+) -> Source:
+    """A prepared data set of TensorFlow Datasets; TensorFlow itself is not needed.
+
+    Args:
+        split: as TFDS reads it: 'train', 'train[:80%]', 'train+test'.
+        dataset: name, with configuration and version where wanted: 'cifar10', 'mnist:3.0.1'.
+        data_dir: where data sets lie; by default $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+        image_size: shorter side resized to this, then the centre cut out; needed where the images
+            differ in size.
+    """
+    builder = _builder(dataset, data_dir)
+    try:
+        data = builder.as_data_source(split=split)
+    except (ValueError, NotImplementedError) as error:
+        names, reason = ", ".join(builder.info.splits), str(error).splitlines()[0]
+        raise UserError(f"data set '{dataset}' has {names}, not '{split}': {reason}") from error
+    try:
+        is_empty = len(data) == 0
+    except ValueError:  # TFDS gives a slice that ends before it begins a negative length
+        is_empty = True
+    if is_empty:
+        raise UserError(f"split '{split}' of data set '{dataset}' is empty")
+    features = builder.info.features
+    wanted = tuple(name for name in sorted(features) if _stacks(name, features[name]))
+    if not wanted:
+        raise UserError(f"data set '{dataset}' holds no arrays, only {', '.join(sorted(features))}")
+    label = dict(features).get("label")
+    return Source(
+        _Records(data, wanted, image_size),
+        tuple(getattr(label, "names", None) or ()),
+        getattr(label, "num_classes", None),
+    )
+
+
+def _stacks(name: str, feature: Any) -> bool:
+    """Whether examples of a feature are arrays of one shape (images may be made so)."""
+    if not isinstance(feature.shape, tuple) or np.dtype(feature.np_dtype).kind not in "biuf":
+        return False
+    return name in ("image", "segmentation_mask") or None not in feature.shape
+
+
+def _builder(dataset: str, data_dir: str | None) -> Any:
+    try:
+        import tensorflow_datasets as tfds  # optional, and half a second to import
+    except ImportError as error:
+        raise UserError("TFDS data sets need `pip install tensorflow-datasets`") from error
+
+    root = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+    try:
+        builder = tfds.builder(dataset, data_dir=str(root))
+    except tfds.core.DatasetNotFoundError as error:
+        hint = choices(dataset, _prepared(root))
+        raise UserError(f"TFDS knows no '{dataset}'; of those in {root}: {hint}") from error
+    except (ValueError, AssertionError, RuntimeError) as error:
+        raise UserError(f"data set '{dataset}': {_reason(error)}") from error
+    if builder.info.splits and builder.info.file_format.value == "array_record":
+        return builder
+    found = f"prepared as {builder.info.file_format.value}" if builder.info.splits else "missing"
+    arguments = f"{dataset!r}, data_dir={data_dir!r}" if data_dir else repr(dataset)
+    raise UserError(
+        f"data set '{dataset}' is {found} at {builder.data_path}; to prepare it, where tensorflow "
+        'is installed (only this needs it): python -c "import tensorflow_datasets as tfds; '
+        f"tfds.builder({arguments}).download_and_prepare(file_format='array_record')\""
+    )
+
+
+def _prepared(root: Path) -> list[str]:
+    """Names of the data sets that lie in a folder: name/version or name/configuration/version."""
+    files = [f for depth in ("*/*", "*/*/*") for f in root.glob(f"{depth}/dataset_info.json")]
+    return sorted({f.parent.parent.relative_to(root).as_posix() for f in files})
+
+
+def _reason(error: Exception) -> str:
+    """What TFDS says, without the arguments it repeats and the lists it appends."""
+    first = str(error).splitlines()[0]
+    return re.sub(r"^Failed to construct .*?}\": |\. Here are .*", "", first)

@@ -1,0 +1,18 @@
+"""A user's mistake, said in one line: what is wrong, where, and what would be right."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake that its maker can mend. `main` prints it without a traceback and exits with 2."""
+
+
+def choices(name: str, valid: Iterable[str], limit: int = 12) -> str:
+    """The tail of a message about an unknown `name`: the nearest valid names, or all if few."""
+    valid = sorted(valid)
+    near = difflib.get_close_matches(name, valid, n=3, cutoff=0.5)
+    if near:
+        return f"did you mean {' or '.join(repr(n) for n in near)}?"
+    shown = ", ".join(valid[:limit]) + (", ..." if len(valid) > limit else "")
+    return f"choices: {shown}" if valid else "there are none"

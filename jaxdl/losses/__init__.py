@@ -1,0 +1,1 @@
+"""Losses: (logits, label) -> one float32 number an example; no reduction, no parameters."""

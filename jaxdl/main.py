@@ -1,0 +1,154 @@
+"""The command line: arguments to a config to a verb. The only place that parses arguments."""
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from jaxdl import config as configs
+from jaxdl.errors import UserError, choices
+
+VERBS = ("train", "report")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        raise UserError(f"{message} (see --help)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="jaxdl",
+        description="Train, evaluate and report one run. Any field of the config is set as "
+        "--config.field=value, any argument of a part as --config.model.width=64.",
+        epilog="Other verbs: `jaxdl report RUN` writes RUN/report.html anew.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", metavar="FILE[:ARGUMENT]", help="a .py or .json config file")
+    parser.add_argument("--workdir", type=Path, help="run directory; one that has a run resumes it")
+    parser.add_argument(
+        "--list", nargs="+", metavar=("KIND", "PATTERN"), help="show what there is, e.g. models 'res*'"
+    )
+    parser.add_argument(
+        "--import", dest="imports", action="append", default=[], metavar="MODULE",
+        help="a module or file of your own that registers parts",
+    )  # fmt: skip
+    parser.add_argument("--print-config", action="store_true", help="print the config as JSON, stop")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit status: 0, 2 for a user's mistake, 130 when interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    # A warning of ours is for a reader, who has no use for the line of code it came from.
+    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+    try:
+        return _dispatch(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if arguments and not arguments[0].startswith("-"):
+        verb = arguments.pop(0)
+        if verb not in VERBS:
+            raise UserError(f"unknown verb '{verb}': {choices(verb, VERBS)}")
+        if verb == "report":
+            return _report(arguments)
+    overrides, rest = _overrides(arguments)
+    options = _parser().parse_args(rest)
+    if options.list:
+        return _list(options.list, options.imports)
+    if not options.config:
+        raise UserError("name a config: --config configs/efficientnet.py (or see --help)")
+    config = configs.override(configs.load(options.config), overrides)
+    if options.imports:
+        config = configs.add_imports(config, options.imports)
+    if options.print_config:
+        print(configs.to_json(config), end="")
+        return 0
+    return _train(config, options.workdir or _new_workdir(options.config))
+
+
+def _overrides(arguments: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
+    """Take `--config.path=value` and `--config.path value` out of the arguments."""
+    found, rest, queue = [], [], list(arguments)
+    while queue:
+        argument = queue.pop(0)
+        if not argument.startswith("--config."):
+            rest.append(argument)
+            continue
+        path, equals, value = argument.removeprefix("--config.").partition("=")
+        if not equals:
+            if not queue:
+                raise UserError(f"--config.{path} needs a value: --config.{path}=...")
+            value = queue.pop(0)
+        found.append((path, value))
+    return found, rest
+
+
+def _new_workdir(spec: str) -> Path:
+    path, _, argument = spec.partition(":")
+    parent = Path(path).resolve().parent.name
+    stem = parent if path.endswith("config.json") else Path(path).stem
+    name = "-".join(filter(None, [stem, argument, datetime.now().strftime("%Y%m%d-%H%M%S")]))
+    return Path("runs") / name
+
+
+def _prepare_jax() -> None:
+    # Reading the cache saves more than it costs even for programs that compile in a moment.
+    import jax
+
+    if not jax.config.jax_compilation_cache_dir:
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        jax.config.update("jax_compilation_cache_dir", str(Path(home) / "jaxdl" / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def _train(config: configs.Config, workdir: Path) -> int:
+    _prepare_jax()
+    from jaxdl.run import Interrupted, run
+
+    try:
+        run(config, workdir)
+    except Interrupted as stop:
+        print(f"{stop}; the same command with --workdir {workdir} goes on from there")
+        return 130 if "SIGINT" in str(stop) else 143
+    return 0
+
+
+def _list(request: list[str], imports: list[str]) -> int:
+    from jaxdl import registry
+    from jaxdl.run import import_user_module
+
+    for name in imports:
+        import_user_module(name)
+    if len(request) > 2:
+        raise UserError(f"--list takes a kind and a pattern, not {len(request)} words")
+    entries = registry.entries(*request)
+    width = max((len(e.name) for e in entries), default=0)
+    for entry in entries:
+        print(f"{entry.name:<{width}}  {entry.summary}  {entry.paper}".rstrip())
+    if not entries:
+        raise UserError(f"no {request[0]} match '{request[1]}'")
+    return 0
+
+
+def _report(arguments: list[str]) -> int:
+    from jaxdl.report import write_report
+
+    parser = _Parser(prog="jaxdl report", description="Write RUN/report.html anew.")
+    parser.add_argument("run", type=Path, help="a run directory")
+    workdir = parser.parse_args(arguments).run
+    if not workdir.is_dir():
+        raise UserError(f"no run directory '{workdir}'")
+    print(write_report(workdir))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

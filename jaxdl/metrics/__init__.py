@@ -1,0 +1,1 @@
+"""Metrics: (outputs, batch) -> (sum, count). Merging is addition, the value is sum / count."""

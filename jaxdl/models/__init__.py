@@ -1,0 +1,13 @@
+"""Backbones: one family a file, the paper at its head, its variants in one table."""
+
+from typing import Any
+
+from flax import linen as nn
+
+from jaxdl import registry
+from jaxdl.config import Part
+
+
+def create(name: str, num_classes: int, **args: Any) -> nn.Module:
+    """The registered model `name` as a Linen module; nothing is computed yet."""
+    return registry.bind("models", Part(name, args))(num_classes)

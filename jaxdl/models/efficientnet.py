@@ -1,0 +1,183 @@
+"""EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks. Tan, Le 2019.
+
+https://arxiv.org/abs/1905.11946
+Differs from the authors' code: symmetric padding instead of TensorFlow's SAME, as torchvision and
+timm train it. `strides` may be changed so that small images keep a map worth convolving; the
+parameters do not depend on them.
+"""
+
+import math
+from functools import partial
+from typing import Annotated, NamedTuple
+
+import flax.linen as nn
+import msgspec
+from flax.typing import Initializer
+
+from jaxdl.config import Positive, Rate
+from jaxdl.nn.conv import Conv
+from jaxdl.nn.drop import DropPath
+from jaxdl.nn.head import Classifier, Head
+from jaxdl.nn.squeeze import SqueezeExcite
+from jaxdl.registry import register
+from jaxdl.types import Array
+
+_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+_norm = partial(nn.BatchNorm, momentum=0.99, epsilon=1e-3)
+
+
+class Stage(NamedTuple):
+    """One row of the paper's table 1."""
+
+    expand: int
+    kernel: int
+    features: int
+    blocks: int
+
+
+# Table 1: EfficientNet-B0. Its strides follow separately.
+STAGES = (
+    Stage(1, 3, 16, 1),
+    Stage(6, 3, 24, 2),
+    Stage(6, 5, 40, 2),
+    Stage(6, 3, 80, 3),
+    Stage(6, 5, 112, 3),
+    Stage(6, 5, 192, 4),
+    Stage(6, 3, 320, 1),
+)
+STRIDES = (2, 1, 2, 2, 2, 1, 2, 1)
+"""Of the stem and the seven stages; 32 in all."""
+
+# Width, depth, training resolution, dropout: the authors' efficientnet_builder.py.
+VARIANTS = {
+    "efficientnet_b0": (1.0, 1.0, 224, 0.2),
+    "efficientnet_b1": (1.0, 1.1, 240, 0.2),
+    "efficientnet_b2": (1.1, 1.2, 260, 0.3),
+    "efficientnet_b3": (1.2, 1.4, 300, 0.3),
+    "efficientnet_b4": (1.4, 1.8, 380, 0.4),
+    "efficientnet_b5": (1.6, 2.2, 456, 0.4),
+    "efficientnet_b6": (1.8, 2.6, 528, 0.5),
+    "efficientnet_b7": (2.0, 3.1, 600, 0.5),
+}
+
+
+def round_features(features: float, width: float, divisor: int = 8) -> int:
+    """Scaled by the width, to the nearest multiple of the divisor, never below 90% of the wish."""
+    scaled = features * width
+    rounded = max(divisor, int(scaled + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * scaled else rounded
+
+
+def same(kernel: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Symmetric padding that keeps the size at stride 1."""
+    return ((kernel // 2, kernel // 2),) * 2
+
+
+class MBConv(nn.Module):
+    """Inverted bottleneck: 1x1 widening, depthwise, squeeze-excite, 1x1 narrowing, shortcut.
+
+    (b, h, w, c) -> (b, h / stride, w / stride, features). The first mobile block: MobileNetV2,
+    https://arxiv.org/abs/1801.04381; with squeeze-excite: MnasNet, https://arxiv.org/abs/1807.11626
+    """
+
+    features: int
+    expand: int
+    kernel: int
+    stride: int
+    drop_path: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        conv = partial(Conv, use_bias=False, kernel_init=_fan_out)
+        norm = partial(_norm, use_running_average=not train)
+        inputs, wide = x.shape[-1], x.shape[-1] * self.expand
+        y = x
+        if self.expand != 1:
+            y = nn.silu(norm(name="expand_norm")(conv(wide, (1, 1), name="expand_conv")(y)))
+        y = conv(
+            wide,
+            (self.kernel, self.kernel),
+            (self.stride, self.stride),
+            padding=same(self.kernel),
+            feature_group_count=wide,
+            name="depthwise_conv",
+        )(y)
+        y = nn.silu(norm(name="depthwise_norm")(y))
+        squeezed = max(1, inputs // 4)
+        y = SqueezeExcite(squeezed, nn.silu, kernel_init=_fan_out, name="squeeze_excite")(y)
+        y = norm(name="project_norm")(conv(self.features, (1, 1), name="project_conv")(y))
+        if self.stride == 1 and inputs == self.features:
+            y = x + DropPath(self.drop_path)(y, train)
+        return y
+
+
+class EfficientNet(nn.Module):
+    """(b, h, w, c) -> (b, h / s, w / s, 1280 * width), s the product of the strides.
+
+    Args:
+        width: multiplies the features of every stage.
+        depth: multiplies the blocks of every stage, rounded up.
+        strides: of the stem and of the seven stages' first blocks.
+        drop_path: probability that the last block's branch is dropped; grows linearly to it.
+    """
+
+    width: float = 1.0
+    depth: float = 1.0
+    strides: tuple[int, ...] = STRIDES
+    drop_path: float = 0.2
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        conv = partial(Conv, use_bias=False, kernel_init=_fan_out)
+        norm = partial(_norm, use_running_average=not train)
+        stem_stride, *strides = self.strides
+        stem = round_features(32, self.width)
+        x = conv(stem, (3, 3), (stem_stride,) * 2, padding=same(3), name="stem_conv")(x)
+        x = nn.silu(norm(name="stem_norm")(x))
+
+        repeats = [math.ceil(stage.blocks * self.depth) for stage in STAGES]
+        done = 0
+        for i, (stage, stride, repeat) in enumerate(zip(STAGES, strides, repeats, strict=True)):
+            for j in range(repeat):
+                x = MBConv(
+                    features=round_features(stage.features, self.width),
+                    expand=stage.expand,
+                    kernel=stage.kernel,
+                    stride=stride if j == 0 else 1,
+                    drop_path=self.drop_path * done / sum(repeats),
+                    name=f"stage{i + 1}_block{j + 1}",
+                )(x, train)
+                done += 1
+
+        x = conv(4 * round_features(320, self.width), (1, 1), name="top_conv")(x)
+        return nn.silu(norm(name="top_norm")(x))
+
+
+def _uniform_by_fan_out() -> Initializer:
+    # U(-1/sqrt(k), 1/sqrt(k)) for k classes, as the authors' dense initialiser.
+    return nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform")
+
+
+Strides = Annotated[tuple[int, ...], msgspec.Meta(min_length=8, max_length=8)]
+
+
+def efficientnet(
+    variant: str,
+    num_classes: int,
+    /,
+    *,
+    strides: Strides = STRIDES,
+    drop_rate: Rate | None = None,
+    drop_path: Rate = 0.2,
+    width: Positive | None = None,
+    depth: Positive | None = None,
+) -> Classifier:
+    """EfficientNet at one of the paper's scales; what is left as null is the variant's own."""
+    variant_width, variant_depth, _, variant_drop_rate = VARIANTS[variant]
+    backbone = EfficientNet(width or variant_width, depth or variant_depth, strides, drop_path)
+    rate = variant_drop_rate if drop_rate is None else drop_rate
+    return Classifier(backbone, Head(num_classes, rate, _uniform_by_fan_out()))
+
+
+for name in VARIANTS:
+    register("models", name)(partial(efficientnet, name))

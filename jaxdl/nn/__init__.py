@@ -1,0 +1,1 @@
+"""Layers with parameters that two models or more are built from."""

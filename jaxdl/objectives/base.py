@@ -1,0 +1,92 @@
+"""What objectives are made of: the one cast at a model's boundary, and the augmenting combinator."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxdl import tree
+from jaxdl.types import Array, Batch, Objective, PyTree
+
+Transform = Callable[[Array | None, Batch], Batch]
+
+
+class Model(NamedTuple):
+    """A Linen classifier as pure functions, computing in `dtype` with float32 parameters.
+
+    The cast of parameters and input happens here and nowhere else. Outputs are float32.
+    """
+
+    module: nn.Module
+    dtype: jnp.dtype
+
+    def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
+        """Fresh float32 (params, variables) for batches of this shape."""
+        variables = self.module.init({"params": key}, batch["image"][:1], train=False)
+        variables = dict(variables)
+        return variables.pop("params"), variables
+
+    def train(
+        self, params: PyTree, variables: PyTree, batch: Batch, key: Array
+    ) -> tuple[dict[str, Array], PyTree]:
+        """(outputs, new variables) of a training-mode forward pass."""
+        outputs, new = self.module.apply(
+            self._collections(params, variables),
+            batch["image"].astype(self.dtype),
+            train=True,
+            rngs={"dropout": key},
+            mutable=list(variables),
+            method=_outputs,
+        )
+        return tree.cast(outputs, jnp.float32), dict(new)
+
+    def predict(self, params: PyTree, variables: PyTree, batch: Batch) -> dict[str, Array]:
+        """Outputs of an inference-mode forward pass: 'features' and 'logits'."""
+        outputs = self.module.apply(
+            self._collections(params, variables),
+            batch["image"].astype(self.dtype),
+            train=False,
+            method=_outputs,
+        )
+        return tree.cast(outputs, jnp.float32)
+
+    def _collections(self, params: PyTree, variables: PyTree) -> PyTree:
+        return {"params": tree.cast(params, self.dtype), **variables}
+
+
+def _outputs(module: nn.Module, image: Array, train: bool) -> dict[str, Array]:
+    features = module.features(image, train)
+    return {"features": features, "logits": module.head(features, train)}
+
+
+def augmented(
+    objective: Objective, augment: Sequence[Transform] = (), preprocess: Sequence[Transform] = ()
+) -> Objective:
+    """The same objective on transformed batches.
+
+    Args:
+        objective: what sees the transformed batches.
+        augment: random, applied to training batches only, each with a key of its own.
+        preprocess: deterministic, applied to every batch after augmentation, with no key.
+    """
+
+    def prepared(batch: Batch) -> Batch:
+        for transform in preprocess:
+            batch = transform(None, batch)
+        return batch
+
+    def loss(params: PyTree, variables: PyTree, batch: Batch, key: Array):
+        key, *keys = jax.random.split(key, len(augment) + 1)
+        for transform, k in zip(augment, keys, strict=True):
+            batch = transform(k, batch)
+        return objective.loss(params, variables, prepared(batch), key)
+
+    return Objective(
+        init=lambda key, batch: objective.init(key, prepared(batch)),
+        loss=loss,
+        predict=lambda params, variables, batch: objective.predict(
+            params, variables, prepared(batch)
+        ),
+    )

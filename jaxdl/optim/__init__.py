@@ -1,0 +1,1 @@
+"""How parameters move, given a gradient: Optax transformations and schedules of their size."""

@@ -1,0 +1,188 @@
+"""Names to builders. A room is a package; every file in it registers what it offers when imported.
+
+The one convention: a builder's positional-only parameters are what the program supplies (a model's
+`num_classes`, a source's `split`); the others are what a config may set, and their annotations are
+checked, ranges included.
+"""
+
+import dataclasses
+import fnmatch
+import functools
+import importlib
+import inspect
+import pkgutil
+import re
+import sys
+import typing
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import msgspec
+
+from jaxdl.config import Part, Steps
+from jaxdl.errors import UserError, choices
+
+ROOMS = {
+    "models": "jaxdl.models",
+    "objectives": "jaxdl.objectives",
+    "losses": "jaxdl.losses",
+    "metrics": "jaxdl.metrics",
+    "augmentations": "jaxdl.augment",
+    "optimizers": "jaxdl.optim",
+    "wrappers": "jaxdl.optim",
+    "schedules": "jaxdl.optim",
+    "sources": "jaxdl.data",
+}
+
+_entries: dict[str, dict[str, "Entry"]] = {kind: {} for kind in ROOMS}
+
+
+@dataclasses.dataclass(frozen=True)
+class Of:
+    """Marks a parameter whose value is itself a part: `Annotated[Callable, Of('losses')]`."""
+
+    kind: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One registered builder."""
+
+    kind: str
+    name: str
+    build: Callable[..., Any]
+    module: str
+
+    @property
+    def summary(self) -> str:
+        """First line of the builder's docstring, or of its file."""
+        for doc in (inspect.getdoc(_unwrapped(self.build)), sys.modules[self.module].__doc__):
+            if doc:
+                return doc.strip().splitlines()[0]
+        return ""
+
+    @property
+    def paper(self) -> str:
+        """The link at the head of the builder's docstring or file, if it has one."""
+        docs = (inspect.getdoc(_unwrapped(self.build)), sys.modules[self.module].__doc__)
+        links = (re.search(r"https?://[^\s)>]+", doc or "") for doc in docs)
+        return next((link[0].rstrip(".,;") for link in links if link), "")
+
+    def arguments(self) -> dict[str, inspect.Parameter]:
+        """What a config may set."""
+        parameters = inspect.signature(self.build, eval_str=True).parameters
+        skipped = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_KEYWORD)
+        return {n: p for n, p in parameters.items() if p.kind not in skipped}
+
+
+def _unwrapped(build: Callable[..., Any]) -> Callable[..., Any]:
+    return build.func if isinstance(build, functools.partial) else build
+
+
+def register(kind: str, name: str | None = None) -> Callable[[Callable], Callable]:
+    """Decorator: offer a builder under its own name, or under `name`."""
+    if kind not in ROOMS:
+        raise ValueError(f"unknown kind '{kind}': {choices(kind, ROOMS)}")
+
+    def add(build: Callable) -> Callable:
+        function = _unwrapped(build)
+        entry = Entry(kind, name or function.__name__, build, function.__module__)
+        known = _entries[kind].get(entry.name)
+        if known and known.module != entry.module:
+            raise ValueError(f"{kind} '{entry.name}' is in {known.module} and {entry.module}")
+        _entries[kind][entry.name] = entry
+        return build
+
+    return add
+
+
+@functools.cache
+def _walk(room: str) -> None:
+    package = importlib.import_module(room)
+    for module in pkgutil.iter_modules(package.__path__, f"{room}."):
+        importlib.import_module(module.name)
+
+
+def entries(kind: str, pattern: str = "*") -> list[Entry]:
+    """Registered builders whose names match a wildcard, in natural order (b2 before b10)."""
+    if kind not in ROOMS:
+        raise UserError(f"unknown kind '{kind}': {choices(kind, ROOMS)}")
+    _walk(ROOMS[kind])
+    names = fnmatch.filter(_entries[kind], pattern)
+    natural = sorted(
+        names,
+        key=lambda n: [(t.isdigit(), int(t) if t.isdigit() else t) for t in re.split(r"(\d+)", n)],
+    )
+    return [_entries[kind][n] for n in natural]
+
+
+def find(kind: str, name: str) -> Entry:
+    """The builder called `name`, or an error with the nearest names."""
+    known = {e.name: e for e in entries(kind)}
+    if name in known:
+        return known[name]
+    elsewhere = [k for k, table in _entries.items() if name in table]
+    hint = f"it is one of the {elsewhere[0]}" if elsewhere else choices(name, known)
+    raise UserError(f"unknown {kind.removesuffix('s')} '{name}': {hint}")
+
+
+def bind(
+    kind: str, part: Part, to_steps: Callable[[int | str], int] | None = None
+) -> Callable[..., Any]:
+    """The builder with a part's checked arguments filled in, ready for what the program supplies.
+
+    Args:
+        kind: a key of `ROOMS`.
+        part: the name and arguments from a config.
+        to_steps: turns the durations among the arguments, defaults included, into steps.
+    """
+    entry = find(kind, part.name)
+    parameters = entry.arguments()
+    where = f"{kind.removesuffix('s')} '{part.name}'"
+    for key in part.args:
+        if key not in parameters:
+            raise UserError(f"{where} takes no argument '{key}': {choices(key, parameters)}")
+    missing = [
+        n for n, p in parameters.items() if p.default is p.empty and n not in part.args
+        and p.kind is not p.VAR_POSITIONAL
+    ]
+    if missing:
+        raise UserError(f"{where} needs the argument '{missing[0]}'")
+    args = {}
+    for key, parameter in parameters.items():
+        is_duration = any(isinstance(m, Steps) for m in _marks(parameter.annotation))
+        if key in part.args:
+            args[key] = _convert(part.args[key], parameter.annotation, f"{where}, argument '{key}'")
+        elif is_duration and to_steps:
+            args[key] = parameter.default
+        if is_duration and to_steps and args.get(key) is not None:
+            args[key] = to_steps(args[key])
+    return functools.partial(entry.build, **args)
+
+
+def _marks(annotation: Any) -> tuple[Any, ...]:
+    """Markers of `Annotated[...]`, looking inside `X | None`."""
+    if typing.get_origin(annotation) is Annotated:
+        return annotation.__metadata__
+    if type(None) in typing.get_args(annotation):
+        return tuple(m for a in typing.get_args(annotation) for m in _marks(a))
+    return ()
+
+
+def _convert(value: Any, annotation: Any, where: str) -> Any:
+    inner = next((m.kind for m in _marks(annotation) if isinstance(m, Of)), None)
+    if inner and isinstance(value, Part | str):
+        return bind(inner, value if isinstance(value, Part) else Part(value))
+    if typing.get_origin(annotation) is tuple and isinstance(value, list | tuple):
+        item = typing.get_args(annotation)[0]
+        if any(isinstance(m, Of) for m in _marks(item)):
+            return tuple(_convert(v, item, where) for v in value)
+    if isinstance(value, Part):
+        raise UserError(f"{where} takes a plain value, not the part '{value.name}'")
+    if annotation is inspect.Parameter.empty:
+        return value
+    try:
+        return msgspec.convert(value, annotation)
+    except msgspec.ValidationError as error:
+        message = str(error)
+        raise UserError(f"{where}: {message[:1].lower()}{message[1:]}, got {value!r}") from error

@@ -1,0 +1,192 @@
+"""What a run came to, in words and tables: title, headline, results, cost, remarks."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxdl.config import Config, Evaluation
+from jaxdl.report import text
+from jaxdl.report.read import series
+from jaxdl.report.settings import section
+
+Lines = Sequence[Mapping[str, Any]]
+
+
+class Best(NamedTuple):
+    """The evaluation by which the run is judged."""
+
+    key: str
+    step: int
+    epoch: float | None
+    value: float
+
+    @property
+    def when(self) -> str:
+        """'epoch 12, step 120'."""
+        epoch = "" if self.epoch is None else f"epoch {text.number(self.epoch)}, "
+        return f"{epoch}step {text.number(self.step)}"
+
+
+def keys(lines: Lines) -> list[str]:
+    """Every `split/metric` in the order of first appearance."""
+    return list(dict.fromkeys(k for line in lines for k in line if "/" in k))
+
+
+def splits(lines: Lines) -> list[str]:
+    """train, validation, test, then others as they appear."""
+    found = list(dict.fromkeys(key.partition("/")[0] for key in keys(lines)))
+    usual = [s for s in ("train", "validation", "test") if s in found]
+    return usual + [s for s in found if s not in usual]
+
+
+def metrics(lines: Lines, config: Config | None) -> list[str]:
+    """Names of what was measured, the monitored one first; the step's own gauges are left out."""
+    monitored = _evaluation(config).monitor.partition("/")[2]
+    wanted = {"loss"} | {p.name for p in _evaluation(config).metrics}
+    found = [key.partition("/") for key in keys(lines)]
+    evaluated = {metric for split, _, metric in found if split != "train"}
+    named = list(dict.fromkeys(metric for _, _, metric in found if metric in wanted | evaluated))
+    return sorted(named, key=lambda metric: metric != monitored)
+
+
+def best(lines: Lines, config: Config | None) -> Best | None:
+    """The first best finite value of the monitored metric, None where it was never measured."""
+    key, mode = _evaluation(config).monitor, _evaluation(config).mode
+    steps, values = series(lines, key)
+    finite = np.isfinite(values)
+    if not finite.any():
+        return None
+    steps, values = steps[finite], values[finite]
+    at = int(np.argmax(values) if mode == "max" else np.argmin(values))
+    step = int(steps[at])
+    epochs = [line.get("epoch") for line in lines if line["step"] == step and key in line]
+    epoch = epochs[-1] if epochs and isinstance(epochs[-1], int | float) else None
+    return Best(key, step, epoch, float(values[at]))
+
+
+def _evaluation(config: Config | None) -> Evaluation:
+    return config.evaluation if config else Evaluation()
+
+
+def title(config: Config | None, manifest: Mapping[str, Any], name: str) -> str:
+    """'model on data', or the directory's name where neither is known."""
+    source = section(manifest, "data").get("source") or (config and config.data.source.name)
+    if config:
+        return f"{config.model.name} on {source}"
+    return f"{name} on {source}" if source else name
+
+
+def headline(
+    lines: Lines, config: Config | None, manifest: Mapping[str, Any]
+) -> dict[str, str] | None:
+    """The one figure of the run: the monitored metric on the test split, else at its best."""
+    found = best(lines, config)
+    metric = _evaluation(config).monitor.partition("/")[2]
+    tested = series(lines, f"test/{metric}")[1]
+    if len(tested):
+        split, value, note = "test", float(tested[-1]), []
+    elif found:
+        split, value, note = found.key.partition("/")[0], found.value, [f"best, at {found.when}"]
+    else:
+        return None
+    examples = section(manifest, "data").get(split)
+    if isinstance(examples, int) and examples > 0:
+        # Only for a split that chose nothing: at the best of many, the interval would flatter.
+        if metric == "accuracy" and split == "test" and 0 <= value <= 1:
+            low, high = accuracy_interval(value, examples)
+            note.append(f"95% interval {100 * low:.2f} to {100 * high:.2f}%")
+        note.append(f"{text.number(examples)} examples")
+    name = f"{split} {text.words(metric)}"
+    return {"name": name, "value": text.measure(metric, value), "note": "; ".join(note)}
+
+
+def accuracy_interval(accuracy: float, examples: int) -> tuple[float, float]:
+    """Wilson's 95% interval for a share, as if the examples were drawn independently.
+
+    Args:
+        accuracy: in [0, 1].
+        examples: how many it was measured on, at least 1.
+
+    Returns:
+        (low, high), both in [0, 1].
+    """
+    from scipy.stats import binomtest
+
+    interval = binomtest(round(accuracy * examples), examples).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def results(lines: Lines, config: Config | None) -> dict[str, list] | None:
+    """The final table: a row for each metric, a column for each split and one for the best."""
+    found = best(lines, config)
+    columns, cells = [], []
+    names = metrics(lines, config)
+    for split in splits(lines):
+        columns.append(f"{split}, last" if split == "validation" else split)
+        cells.append([_last(series(lines, f"{split}/{name}")) for name in names])
+        if found and found.key.startswith(f"{split}/"):
+            columns.append(f"{split}, best")
+            cells.append([_at(series(lines, f"{split}/{name}"), found.step) for name in names])
+    rows = [
+        (text.words(name), ["" if v is None else text.measure(name, v) for v in row])
+        for name, row in zip(names, zip(*cells, strict=True), strict=True)
+    ]
+    return {"columns": columns, "rows": rows} if rows else None
+
+
+def _last(curve: tuple[np.ndarray, np.ndarray]) -> float | None:
+    return float(curve[1][-1]) if len(curve[1]) else None
+
+
+def _at(curve: tuple[np.ndarray, np.ndarray], step: int) -> float | None:
+    values = curve[1][curve[0] == step]
+    return float(values[0]) if len(values) else None
+
+
+def summary(
+    lines: Lines, config: Config | None, manifest: Mapping[str, Any]
+) -> list[tuple[str, str]]:
+    """(term, figure) of what the run cost; what is unknown is left out."""
+    found, data = best(lines, config), section(manifest, "data")
+    speed = series(lines, "train/images_per_second")[1]
+    speed = speed[np.isfinite(speed)]
+    sizes = [f"{text.number(data[s])} {s}" for s in ("train", "validation", "test") if data.get(s)]
+    compiled = manifest.get("compile_seconds")
+    time = text.seconds(manifest["seconds"]) if manifest.get("seconds") is not None else None
+    if time and compiled is not None:
+        time += f" (of it {text.seconds(compiled)} compiling)"
+    terms = {
+        "Best": found and found.when,
+        "Steps": text.number(max(line["step"] for line in lines)) if lines else None,
+        "Parameters": _known(manifest.get("parameters")),
+        "Time": time,
+        "Images a second": f"{text.number(round(float(np.median(speed))))} (median)"
+        if len(speed)
+        else None,
+        "Examples": ", ".join(sizes),
+        "Classes": _known(data.get("num_classes")),
+    }
+    return [(term, figure) for term, figure in terms.items() if figure]
+
+
+def _known(value: Any) -> str | None:
+    return None if value is None else text.number(value)
+
+
+def remarks(lines: Lines, manifest: Mapping[str, Any]) -> list[str]:
+    """What a reader must know before trusting the figures."""
+    said = []
+    if manifest.get("status") == "running":
+        said.append("The run had not finished when this page was written.")
+    if not lines:
+        said.append("The run logged no metrics.")
+    for key in keys(lines):
+        steps, values = series(lines, key)
+        bad = steps[~np.isfinite(values)]
+        if len(bad):
+            said.append(
+                f"{key}: {text.number(len(bad))} of {text.number(len(steps))} values are not "
+                f"finite, first at step {text.number(int(bad[0]))}; the curves have gaps there."
+            )
+    return said

@@ -1,0 +1,151 @@
+"""A run directory as one HTML page that needs nothing else: no network, no scripts, no fonts."""
+
+import importlib.resources
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxdl import config as configs
+from jaxdl.config import Config
+from jaxdl.report import facts, read, samples, settings, text
+from jaxdl.report.plots import Curve, curves_svg, is_wide
+
+LOSSES = ("loss", "cross_entropy")  # the first that a split logs stands in the panel of losses
+GAUGES = ("learning_rate", "gradient_norm")
+MOST_PANELS = 6
+
+
+def write_report(workdir: Path) -> Path:
+    """Write `report.html` into a run directory and return its path.
+
+    Only the run directory is read. A run that was interrupted, or that kept no predictions, has a
+    shorter page.
+
+    Raises:
+        UserError: the directory is none of a run, or one of its files is broken.
+    """
+    workdir = Path(workdir)
+    read.check_run(workdir)
+    page = render(describe(workdir))
+    path = workdir / "report.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def render(content: dict[str, Any]) -> str:
+    """The page for what `describe` found."""
+    import jinja2
+
+    source = (
+        importlib.resources.files("jaxdl.report").joinpath("report.html.jinja").read_text("utf-8")
+    )
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(source).render(content)
+
+
+def describe(workdir: Path) -> dict[str, Any]:
+    """Everything the template shows, by the names it uses."""
+    config = read.read_config(workdir) if (workdir / "config.json").is_file() else None
+    manifest, lines = read.read_manifest(workdir), read.read_metrics(workdir)
+    predictions = read.read_predictions(workdir)
+    return {
+        "title": facts.title(config, manifest, workdir.resolve().name),
+        "name": workdir.resolve().name,
+        "status": manifest.get("status"),
+        "started": text.moment(manifest["started"]) if manifest.get("started") else None,
+        "headline": facts.headline(lines, config, manifest),
+        "remarks": facts.remarks(lines, manifest),
+        "results": facts.results(lines, config),
+        "summary": facts.summary(lines, config, manifest),
+        "panels": panels(lines, config),
+        "gauges": gauges(lines),
+        "predictions": _predicted(predictions, manifest) if predictions else None,
+        "changed": settings.settings(config) if config else [],
+        "config": configs.to_json(config) if config else None,
+        "environment": settings.environment(manifest),
+        "command": manifest.get("command"),
+        "repeat": f"python -m jaxdl.main --config {shlex.quote(str(workdir / 'config.json'))}",
+    }
+
+
+def panels(lines: facts.Lines, config: Config | None) -> list[dict[str, Any]]:
+    """One figure for the losses, then one for each other metric, the monitored one first."""
+    best = facts.best(lines, config)
+    groups = [("loss", [_loss_key(lines, split) for split in facts.splits(lines)])]
+    for metric in facts.metrics(lines, config):
+        if metric not in LOSSES:
+            groups.append((metric, [f"{split}/{metric}" for split in facts.splits(lines)]))
+    found = [_panel(lines, title, keys, best) for title, keys in groups]
+    return [panel for panel in found if panel][:MOST_PANELS]
+
+
+def gauges(lines: facts.Lines) -> list[dict[str, Any]]:
+    """Small figures of the step's own workings."""
+    found = [_panel(lines, name, [f"train/{name}"], None, height=1.9) for name in GAUGES]
+    return [panel for panel in found if panel]
+
+
+def _loss_key(lines: facts.Lines, split: str) -> str:
+    logged = set(facts.keys(lines))
+    return next((f"{split}/{n}" for n in LOSSES if f"{split}/{n}" in logged), f"{split}/loss")
+
+
+def _panel(
+    lines: facts.Lines, title: str, keys: list[str], best: facts.Best | None, height: float = 2.7
+) -> dict[str, Any] | None:
+    curves = []
+    for color, key in enumerate(keys):
+        steps, values = read.series(lines, key)
+        split = key.partition("/")[0]
+        # One value is no curve, except the first evaluation of a run that has just begun.
+        if np.isfinite(values).any() and (len(values) > 1 or split != "test"):
+            curves.append(Curve(text.words(key), steps, values, color % 4, split != "train"))
+    if not curves:
+        return None
+    ring = (best.step, best.value) if best and best.key in keys else None
+    share = text.is_share(title)
+    svg = curves_svg(curves, title, height=height, percent=share, ring=ring)
+    return {
+        "title": text.words(title).capitalize(),
+        "log": is_wide(curves),
+        "curves": curves,
+        "legend": len(curves) > 1 or curves[0].label != f"train {text.words(title)}",
+        "alt": _spoken(title, curves),
+        "best": f"best {text.measure(title, best.value)} at {best.when}" if ring else None,
+        "svg": _safe(svg),
+    }
+
+
+def _spoken(title: str, curves: list[Curve]) -> str:
+    said = []
+    for curve in curves:
+        values = curve.values[np.isfinite(curve.values)]
+        first, last = text.measure(title, float(values[0])), text.measure(title, float(values[-1]))
+        said.append(f"{curve.label} goes from {first} to {last}")
+    return (
+        f"{text.words(title)} over {text.number(int(curves[0].steps[-1]))} steps: {'; '.join(said)}"
+    )
+
+
+def _safe(svg: str) -> Any:
+    from markupsafe import Markup
+
+    return Markup(svg)
+
+
+def _predicted(found: read.Predictions, manifest: dict[str, Any]) -> dict[str, Any]:
+    labels = np.concatenate([found.label, found.prediction]).astype(int)
+    classes = len(found.confusion) if found.confusion is not None else 0
+    count = max(classes, 1 + int(labels.max(initial=-1)))
+    names = samples.class_names(settings.section(manifest, "data").get("class_names"), count)
+    return {
+        "split": found.split,
+        "examples": text.number(len(found.label)),
+        "wrong": text.number(int(np.sum(found.label != found.prediction))),
+        "confusion": samples.confusion(found.confusion, names[:classes]) if classes else None,
+        "shown": samples.examples(found, names),
+    }

@@ -1,0 +1,165 @@
+"""A run directory, read back.
+
+Whatever looks at a finished or interrupted run (report, comparison, ensemble) begins here. A file
+that is absent is an absence, except the config, without which a run means nothing to most readers;
+a file that is broken is an error that names it.
+"""
+
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxdl import config as configs
+from jaxdl.config import Config
+from jaxdl.errors import UserError
+
+FILES = ("config.json", "manifest.json", "metrics.jsonl")
+
+
+class Predictions(NamedTuple):
+    """What the best weights said about one split of n examples in k classes."""
+
+    label: np.ndarray
+    """(n,) int, the truth"""
+    prediction: np.ndarray
+    """(n,) int"""
+    confidence: np.ndarray
+    """(n,) float in [0, 1], the probability given to `prediction`"""
+    confusion: np.ndarray | None
+    """(k, k) int, rows are the truth"""
+    image: np.ndarray | None
+    """(m, h, w, c) uint8, a selection"""
+    index: np.ndarray
+    """(m,) int, where each image stands among the n examples"""
+    split: str
+
+
+def check_run(workdir: Path) -> None:
+    """Refuse a directory that holds nothing of a run."""
+    if not workdir.is_dir():
+        raise UserError(f"no run directory '{workdir}'")
+    if not any((workdir / name).is_file() for name in FILES):
+        raise UserError(f"'{workdir}' is no run directory: it has none of {', '.join(FILES)}")
+
+
+def read_config(workdir: Path) -> Config:
+    """The run's config; `UserError` where it is missing, unreadable or of another version."""
+    file = workdir / "config.json"
+    if not file.is_file():
+        raise UserError(f"'{workdir}' has no config.json: is it a run directory?")
+    try:
+        return configs.from_json(_text(file), where=str(file))
+    except UserError as error:
+        if str(file) in str(error):
+            raise
+        raise UserError(f"{file}: {error}") from error
+
+
+def read_manifest(workdir: Path) -> dict[str, Any]:
+    """The run's manifest, empty where the run left none."""
+    file = workdir / "manifest.json"
+    if not file.is_file():
+        return {}
+    try:
+        manifest = json.loads(_text(file))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{file}, line {error.lineno}: not JSON: {error.msg}") from error
+    if not isinstance(manifest, dict):
+        raise UserError(f"{file}: expected an object, found {type(manifest).__name__}")
+    return manifest
+
+
+def read_metrics(workdir: Path) -> list[dict[str, Any]]:
+    """The logged lines in the order they were written, empty where nothing was logged.
+
+    Each has an int `step` and any number of keys such as `train/loss`. A last line that does not
+    parse was torn by the end of the run and is skipped; any other is an error.
+    """
+    file = workdir / "metrics.jsonl"
+    if not file.is_file():
+        return []
+    texts = [(n, t) for n, t in enumerate(file.read_bytes().split(b"\n"), start=1) if t.strip()]
+    lines = []
+    for number, text in texts:
+        try:
+            line = json.loads(text.decode())
+        except ValueError as error:
+            if number == texts[-1][0]:
+                break
+            raise UserError(f"{file}, line {number}: not JSON: {error}") from error
+        if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+            raise UserError(f"{file}, line {number}: not an object with an integer 'step'")
+        lines.append(line)
+    return lines
+
+
+def series(lines: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """One logged number over the run.
+
+    A resumed run may have logged a step twice: the later line counts.
+
+    Args:
+        lines: as `read_metrics` gives them.
+        key: `train/loss`, `validation/accuracy`, ...
+
+    Returns:
+        (steps, values): (t,) int64 in rising order and (t,) float64, NaN where the log says null.
+        Both are empty for a key that was never logged.
+    """
+    found = {}
+    for line in lines:
+        value = line.get(key, "absent")
+        if value is None or isinstance(value, int | float):
+            found[line["step"]] = np.nan if value is None else float(value)
+    steps = np.array(sorted(found), np.int64)
+    return steps, np.array([found[s] for s in steps.tolist()], np.float64)
+
+
+def read_predictions(workdir: Path) -> Predictions | None:
+    """What the run predicted for its last split, None where it kept nothing."""
+    file = workdir / "predictions.npz"
+    if not file.is_file():
+        return None
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in arrays.files}
+        predictions = Predictions(
+            label=found["label"],
+            prediction=found["prediction"],
+            confidence=found["confidence"],
+            confusion=found.get("confusion"),
+            image=found.get("image"),
+            index=found.get("index", np.zeros(0, np.int64)),
+            split=str(found.get("split", "test")),
+        )
+    except KeyError as error:
+        raise UserError(f"{file}: holds no array {error}") from error
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{file}: not a readable .npz file: {error}") from error
+    _check_shapes(predictions, file)
+    return predictions
+
+
+def _check_shapes(found: Predictions, file: Path) -> None:
+    n, m = len(found.label), len(found.index)
+    if not found.label.shape == found.prediction.shape == found.confidence.shape == (n,):
+        raise UserError(f"{file}: label, prediction and confidence are not three vectors alike")
+    if found.confusion is not None and found.confusion.shape != (len(found.confusion),) * 2:
+        raise UserError(f"{file}: confusion has shape {found.confusion.shape}, not (k, k)")
+    if found.image is None:
+        return
+    if found.image.ndim != 4 or len(found.image) != m or found.image.dtype != np.uint8:
+        raise UserError(f"{file}: image is not {m} uint8 images (h, w, c), one for each index")
+    if m and (found.index.min() < 0 or found.index.max() >= n):
+        raise UserError(f"{file}: index points outside the {n} examples")
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read: {error}") from error

@@ -1,0 +1,107 @@
+"""What a run predicted: its confusions, and examples it got right and wrong."""
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+
+from jaxdl.report import text
+from jaxdl.report.read import Predictions
+
+MOST_NUMBERED = 20  # classes whose confusions can be read as numbers
+MOST_MAPPED = 100  # classes whose confusions can be seen as a map
+SHOWN = 24  # examples of each kind on the page
+_SIDE = 160  # pixels: what a larger image is reduced to
+_RIGHT, _WRONG = (37, 99, 235), (217, 119, 6)
+
+
+def class_names(names: Any, count: int) -> list[str]:
+    """`count` names, numbers standing in for those that are missing."""
+    names = [str(n) for n in names] if isinstance(names, list | tuple) else []
+    return names[:count] + [str(i) for i in range(len(names), count)]
+
+
+def confusion(matrix: np.ndarray, names: list[str]) -> dict[str, Any]:
+    """How a confusion matrix is shown: numbers up to 20 classes, a map up to 100, and pairs.
+
+    Args:
+        matrix: (k, k) counts, rows are the truth.
+        names: k class names.
+    """
+    k = len(matrix)
+    totals = matrix.sum(axis=1)
+    shares = matrix / np.maximum(totals, 1)[:, None]
+    # The root, because a class that is mistaken one time in a hundred ought still to be seen.
+    tints = np.sqrt(shares).round(3)
+    tall = any(len(name) > 3 for name in names)
+    shown: dict[str, Any] = {"names": names, "tall": tall, "rows": [], "map": None, "pairs": []}
+    if k <= MOST_NUMBERED:
+        for i, name in enumerate(names):
+            counts = [f"{int(n):,}" if n else "" for n in matrix[i]]
+            cells = list(zip(counts, tints[i].tolist(), strict=True))
+            found = text.measure("accuracy", float(shares[i, i])) if totals[i] else ""
+            shown["rows"].append((name, cells, found))
+        return shown
+    if k <= MOST_MAPPED:
+        shown["map"] = png_uri(heat_map(tints))
+    shown["pairs"] = most_confused(matrix, names)
+    return shown
+
+
+def heat_map(tints: np.ndarray) -> np.ndarray:
+    """Opacities (k, k) in [0, 1] as pixels (k, k, 4) uint8, right in blue and wrong in orange."""
+    right = np.eye(len(tints), dtype=bool)[..., None]
+    color = np.where(right, np.array(_RIGHT), np.array(_WRONG))
+    return np.concatenate([color, np.round(255 * tints)[..., None]], axis=-1).astype(np.uint8)
+
+
+def most_confused(
+    matrix: np.ndarray, names: list[str], limit: int = 15
+) -> list[tuple[str, str, str, str]]:
+    """(true class, predicted class, times, share of the true class), the most frequent first."""
+    wrong = matrix * (1 - np.eye(len(matrix), dtype=matrix.dtype))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:limit]
+    pairs = []
+    for i, j in zip(*np.unravel_index(order, wrong.shape), strict=True):
+        if wrong[i, j] > 0:
+            share = f"{100 * wrong[i, j] / matrix[i].sum():.1f}%"
+            pairs.append((names[i], names[j], f"{int(wrong[i, j]):,}", share))
+    return pairs
+
+
+def examples(found: Predictions, names: list[str]) -> dict[str, list[dict[str, Any]]]:
+    """'wrong' and 'right' examples to show, the most confident of the wrong ones first."""
+    chosen: dict[str, list[dict[str, Any]]] = {"wrong": [], "right": []}
+    if found.image is None:
+        return chosen
+    confidence = np.nan_to_num(found.confidence[found.index].astype(float), nan=-1.0)
+    for place in np.argsort(-confidence, kind="stable"):
+        i = int(found.index[place])
+        truth, said = int(found.label[i]), int(found.prediction[i])
+        kind = chosen["right" if truth == said else "wrong"]
+        if len(kind) < SHOWN:
+            kind.append(
+                {
+                    "source": png_uri(found.image[place]),
+                    "small": max(found.image.shape[1:3]) < _SIDE,
+                    "truth": names[truth] if 0 <= truth < len(names) else str(truth),
+                    "said": names[said] if 0 <= said < len(names) else str(said),
+                    "confidence": f"{100 * found.confidence[i]:.0f}%"
+                    if np.isfinite(found.confidence[i])
+                    else "NaN",
+                    "number": i,
+                }
+            )
+    return chosen
+
+
+def png_uri(image: np.ndarray) -> str:
+    """A data URI of an (h, w, c) uint8 image; of its first channel where c is not 1, 3 or 4."""
+    from PIL import Image
+
+    picture = Image.fromarray(image if image.shape[-1] in (3, 4) else image[..., 0])
+    picture.thumbnail((_SIDE, _SIDE))
+    file = io.BytesIO()
+    picture.save(file, format="png", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")

@@ -1,0 +1,63 @@
+"""How a run was set up: what its config changed, and where it ran."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from jaxdl.config import Config, Part
+from jaxdl.report import text
+
+
+def section(manifest: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """A part of the manifest, empty where it is missing."""
+    found = manifest.get(key)
+    return found if isinstance(found, Mapping) else {}
+
+
+def settings(config: Config) -> list[tuple[str, str]]:
+    """(path, value) of every setting that differs from the defaults."""
+    defaults = dict(_flat(Config()))
+    return [(path, value) for path, value in _flat(config) if defaults.get(path) != value]
+
+
+def _flat(value: Any, path: str = "") -> list[tuple[str, str]]:
+    if not dataclasses.is_dataclass(value) or isinstance(value, Part):
+        return [(path, described(value))]
+    fields = [(f.name, getattr(value, f.name)) for f in dataclasses.fields(value)]
+    return [row for name, inner in fields for row in _flat(inner, f"{path}.{name}".lstrip("."))]
+
+
+def described(value: Any) -> str:
+    """A part as the call it stands for: `adamw(learning_rate=0.001)`."""
+    if isinstance(value, Part):
+        inner = ", ".join(f"{k}={described(v)}" for k, v in value.args.items())
+        return f"{value.name}({inner})" if inner else value.name
+    if isinstance(value, list | tuple):
+        return ", ".join(described(v) for v in value) or "none"
+    if isinstance(value, float) and not math.isfinite(value):
+        return text.number(value)
+    return "none" if value is None else str(value)
+
+
+def environment(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(term, figure) of where the run ran; what is unknown is left out."""
+    hardware, mesh = section(manifest, "hardware"), section(manifest, "mesh")
+    kind = hardware.get("device_kind") or hardware.get("backend")
+    backend = f" ({hardware['backend']})" if hardware.get("backend") not in (None, kind) else ""
+    devices = f"{hardware.get('devices', 1)} × {kind}{backend}" if kind else None
+    terms = {
+        "Started": manifest.get("started") and text.moment(manifest["started"]),
+        "Devices": devices,
+        "Processes": hardware.get("processes"),
+        "CPU cores": hardware.get("cpu_count"),
+        "Mesh": ", ".join(f"{axis} {size}" for axis, size in mesh.items()),
+        "Precision": manifest.get("precision"),
+        "Seed": manifest.get("seed"),
+        "Commit": section(manifest, "git").get("commit"),
+        "Platform": manifest.get("platform"),
+        "Python": manifest.get("python"),
+        "jaxdl": manifest.get("jaxdl"),
+        **section(manifest, "versions"),
+    }
+    return [(term, str(figure)) for term, figure in terms.items() if figure not in (None, "")]

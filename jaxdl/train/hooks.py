@@ -1,0 +1,147 @@
+"""Hooks that talk: the training log with its progress bar. Each gets the state, never the loop."""
+
+import contextlib
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from jaxdl.train.journal import Journal
+from jaxdl.train.sharding import fetch
+from jaxdl.train.state import TrainState
+from jaxdl.types import Metrics
+
+# Steps the host may run ahead of the device: enough to hide dispatch, few enough to tell the truth.
+IN_FLIGHT = 2
+
+
+class TrainLog:
+    """Averages step metrics over a window, writes them to the journal, and shows progress.
+
+    Args:
+        journal: where windows go.
+        every: steps in a window.
+        start: steps done before this run of the program.
+        total: steps in all.
+        batch_size: examples a step.
+        examples: examples an epoch.
+        schedule: step to learning rate.
+        waited: seconds the loop has spent waiting for data so far.
+        window: what `window()` gave when the checkpoint that training resumes from was saved.
+        shows: whether to draw on the console.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        *,
+        every: int,
+        start: int,
+        total: int,
+        batch_size: int,
+        examples: int,
+        schedule: Callable[[int], float],
+        waited: Callable[[], float],
+        window: dict[str, Any] | None = None,
+        shows: bool = True,
+    ):
+        self._journal, self._every, self._total = journal, every, total
+        self._batch_size, self._examples = batch_size, examples
+        self._schedule, self._waited = schedule, waited
+        self._sums = {k: tuple(v) for k, v in (window or {}).items()}
+        self._flying: deque[Metrics] = deque()
+        self._steps, self._paused, self._shown = 0, 0.0, 0.0
+        self._began, self._waited_before = time.perf_counter(), waited()
+        self._bar = tqdm(
+            total=total,
+            initial=start,
+            unit="step",
+            dynamic_ncols=True,
+            file=sys.stdout,
+            disable=not (shows and sys.stdout.isatty()),
+        )
+        self._prints = shows and self._bar.disable
+
+    def __call__(self, t: int, state: TrainState, metrics: Metrics) -> None:
+        """Count the step; at the end of a window, write it down."""
+        del state
+        self._flying.append(metrics)
+        self._steps += 1
+        while len(self._flying) > IN_FLIGHT:
+            self._land()
+        self._bar.update()
+        if t % self._every == 0 or t == self._total:
+            self._write(t)
+
+    def window(self) -> dict[str, Any]:
+        """Sums of the unfinished window, for a checkpoint to carry."""
+        while self._flying:
+            self._land()
+        return {k: [float(x) for x in pair] for k, pair in self._sums.items()}
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """Time spent in here is not training time."""
+        while self._flying:
+            self._land()
+        began = time.perf_counter()
+        yield
+        self._paused += time.perf_counter() - began
+
+    def say(self, text: str) -> None:
+        """A line on the console that leaves the bar whole."""
+        if self._prints or not self._bar.disable:
+            self._bar.write(text)
+            sys.stdout.flush()
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        self._bar.close()
+
+    def _land(self) -> None:
+        landed = fetch(jax.block_until_ready(self._flying.popleft()))
+        for name, (value, count) in landed.items():
+            value_before, count_before = self._sums.get(name, (0.0, 0.0))
+            self._sums[name] = (value_before + float(value), count_before + float(count))
+        if not self._bar.disable and time.perf_counter() - self._shown > 0.5:
+            self._shown = time.perf_counter()
+            speed, wait = self._speed()
+            now = {k: f"{v / n:.4f}" for k, (v, n) in landed.items() if k in ("loss", "accuracy")}
+            self._bar.set_postfix(now | {"images/s": f"{speed:.0f}", "wait": f"{wait:.0%}"})
+
+    def _speed(self) -> tuple[float, float]:
+        """Examples a second, and the share of time spent waiting for data, in this window."""
+        seconds = max(time.perf_counter() - self._began - self._paused, 1e-9)
+        landed = self._steps - len(self._flying)
+        return landed * self._batch_size / seconds, (self._waited() - self._waited_before) / seconds
+
+    def _write(self, t: int) -> None:
+        while self._flying:
+            self._land()
+        means = {f"train/{k}": value / count for k, (value, count) in self._sums.items() if count}
+        speed, wait = self._speed()
+        epoch = t * self._batch_size / self._examples
+        self._journal.write(
+            t,
+            {
+                "epoch": round(epoch, 4),
+                **means,
+                "train/learning_rate": float(np.asarray(self._schedule(t - 1))),
+                "train/images_per_second": round(speed, 1),
+                "train/data_wait": round(wait, 4),
+            },
+        )
+        if self._prints:
+            print(
+                f"step {t}/{self._total}  epoch {epoch:.1f}  "
+                f"loss {means.get('train/loss', float('nan')):.4f}  "
+                f"{speed:.0f} images/s  wait {wait:.0%}",
+                flush=True,
+            )
+        self._sums, self._steps, self._paused = {}, 0, 0.0
+        self._began, self._waited_before = time.perf_counter(), self._waited()

@@ -1,0 +1,170 @@
+"""The run directory: what it was asked to do, and on what it did it.
+
+`config.json`, `manifest.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/`, `predictions.npz`,
+`report.html`. Everything that looks at a run later reads this directory and nothing else.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdl.config import Config, from_json, to_dict, to_json
+from jaxdl.errors import UserError
+
+PACKAGES = ("jaxdl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+# What may change between two starts in one directory: it moves neither parameters nor data.
+FREE = (
+    "duration", "evaluation", "early_stopping", "checkpoint", "mesh", "log", "data.memory",
+    "data.device_memory", "data.threads", "data.prefetch", "data.evaluation_batch_size",
+)  # fmt: skip
+
+
+def claim(workdir: Path, config: Config) -> list[str]:
+    """Make the directory this config's own, or find that it already is.
+
+    Returns:
+        What has changed since the directory was last used, one line each.
+
+    Raises:
+        UserError: it cannot be written, or holds a run of another config.
+    """
+    file = workdir / "config.json"
+    changes: dict[str, tuple[Any, Any]] = {}
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if file.exists():
+            old = _flat(to_dict(from_json(file.read_text(), where=str(file))))
+            new = _flat(to_dict(config))
+            changes = {
+                k: (old.get(k), new.get(k)) for k in old | new if old.get(k) != new.get(k)
+            }
+        shown = [f"{k}: {a!r} -> {b!r}" for k, (a, b) in changes.items()]
+        bound = [s for s, k in zip(shown, changes, strict=True) if not k.startswith(FREE)]
+        if bound:
+            raise UserError(
+                f"{workdir} holds a run of another config ({'; '.join(bound[:3])}): "
+                "choose another --workdir"
+            )
+        if jax.process_index() == 0:
+            replace(file, to_json(config))
+    except OSError as error:
+        raise UserError(f"cannot write to workdir {workdir}: {error.strerror}") from error
+    return shown
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict) or not tree:
+        return {prefix: tree}
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}.{key}" if prefix else key)
+    return flat
+
+
+def replace(file: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    fresh = file.with_name(file.name + ".tmp")
+    fresh.write_text(text)
+    fresh.replace(file)
+
+
+class Manifest:
+    """`manifest.json`: versions, commit, hardware, and whatever `update` adds; always whole."""
+
+    def __init__(self, workdir: Path, **known: Any):
+        self._file = workdir / "manifest.json"
+        self._values = environment() | known
+        self.update(status="running")
+
+    def update(self, **values: Any) -> None:
+        """Add or replace entries and write the file."""
+        self._values |= values
+        if jax.process_index() == 0:
+            replace(self._file, json.dumps(self._values, indent=2) + "\n")
+
+
+def environment() -> dict[str, Any]:
+    """Versions, commit and hardware of this process."""
+    versions = {p: _version(p) for p in PACKAGES}
+    return {
+        "jaxdl": versions.pop("jaxdl"),
+        "versions": versions,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "git": {"commit": commit(Path.cwd())},
+        "hardware": {
+            "backend": jax.default_backend(),
+            "devices": jax.device_count(),
+            "device_kind": jax.devices()[0].device_kind,
+            "processes": jax.process_count(),
+            "cpu_count": os.cpu_count(),
+        },
+        "command": " ".join(sys.argv),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def commit(folder: Path) -> str | None:
+    """The commit checked out in the git repository around `folder`, read without running git."""
+    for parent in (folder, *folder.parents):
+        git = parent / ".git"
+        if not (git / "HEAD").is_file():
+            continue
+        head = (git / "HEAD").read_text().strip()
+        if not head.startswith("ref: "):
+            return head
+        name = head.removeprefix("ref: ")
+        if (git / name).is_file():
+            return (git / name).read_text().strip()
+        packed = git / "packed-refs"
+        refs = packed.read_text().splitlines() if packed.is_file() else []
+        return next((line.split()[0] for line in refs if line.endswith(f" {name}")), None)
+    return None
+
+
+def save_predictions(
+    workdir: Path, split: Any, name: str, predictions: Mapping[str, np.ndarray], shown: int = 12
+) -> None:
+    """Write `predictions.npz`: every prediction, the confusion matrix, and some images to look at.
+
+    Args:
+        workdir: the run directory.
+        split: what was predicted, with `examples(indices)` and `num_classes`.
+        name: of the split.
+        predictions: `label`, `prediction` and `confidence`, each (n,).
+        shown: images of right and as many of wrong predictions: the most confident mistakes,
+            and right ones spread evenly over the split.
+    """
+    label, prediction = predictions["label"], predictions["prediction"]
+    wrong = np.flatnonzero(label != prediction)
+    wrong = wrong[np.argsort(-predictions["confidence"][wrong], kind="stable")][:shown]
+    right = np.flatnonzero(label == prediction)
+    right = right[np.linspace(0, len(right) - 1, min(shown, len(right))).astype(int)]
+    index = np.concatenate([wrong, right])
+    confusion = np.zeros((split.num_classes,) * 2, np.int64)
+    np.add.at(confusion, (label, prediction), 1)
+    image = split.examples(index)["image"]
+    if image.dtype != np.uint8:
+        low, high = image.min(), image.max()
+        image = np.uint8(255 * (image - low) / max(high - low, 1e-9))
+    np.savez_compressed(
+        workdir / "predictions.npz",
+        **predictions, confusion=confusion, image=image, index=index, split=name,
+    )  # fmt: skip

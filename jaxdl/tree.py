@@ -1,0 +1,45 @@
+"""Pytrees by path: leaves have names such as `backbone/conv/kernel`, chosen by regular expressions.
+
+One tool for freezing, decay masks, sharding and transfer.
+"""
+
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdl.types import PyTree
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """A key path as JAX gives it, joined by slashes."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def names(tree: PyTree) -> PyTree:
+    """The same structure with every leaf replaced by its name."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path_name(path), tree)
+
+
+def flatten(tree: PyTree) -> dict[str, Any]:
+    """Name to leaf, in the tree's order."""
+    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def select(tree: PyTree, pattern: str) -> PyTree:
+    """A mask: True at each leaf whose whole name matches the regular expression."""
+    regex = re.compile(pattern)
+    return jax.tree.map(lambda name: regex.fullmatch(name) is not None, names(tree))
+
+
+def cast(tree: PyTree, dtype: jnp.dtype) -> PyTree:
+    """Floating-point leaves in another type; others as they are."""
+    is_float = lambda x: jnp.issubdtype(jnp.result_type(x), jnp.floating)
+    return jax.tree.map(lambda x: x.astype(dtype) if is_float(x) else x, tree)
+
+
+def count(tree: PyTree) -> int:
+    """Numbers held in all leaves; works on shapes alone."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+

@@ -1,0 +1,50 @@
+"""The glossary: one spelling for every axis and every key of a batch.
+
+Axes: `b` batch, `h` `w` image height and width, `c` channels, `t` time, `d` features, `k` classes.
+
+A batch is a dict of arrays that share their first axis:
+    image   (b, h, w, c)  uint8 in [0, 255] as stored, or float
+    label   (b,)          int32 in [0, k)
+    tokens  (b, t)        int32
+    mask    (b,)          float32, 1 for an example and 0 for padding; absent means all are examples
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+Array = jax.Array
+PyTree = Any
+Batch = Mapping[str, Array]
+Metrics = dict[str, tuple[Array, Array]]
+"""Name to (sum, count); merging two is addition, the value is sum / count."""
+
+
+class Aux(NamedTuple):
+    """What a loss hands back besides its value."""
+
+    variables: PyTree
+    """Carried from step to step, never differentiated: batch statistics, teachers, queues."""
+    metrics: Metrics
+    outputs: dict[str, Array]
+    """Logits and features, so that a combinator never pays for a second forward pass."""
+
+
+class Objective(NamedTuple):
+    """What is minimised: a tuple of pure functions, composed by plain functions."""
+
+    init: Callable[[Array, Batch], tuple[PyTree, PyTree]]
+    """(key, batch) -> (params, variables)"""
+    loss: Callable[[PyTree, PyTree, Batch, Array], tuple[Array, Aux]]
+    """(params, variables, batch, key) -> (float32 scalar, Aux), in training mode"""
+    predict: Callable[[PyTree, PyTree, Batch], dict[str, Array]]
+    """(params, variables, batch) -> outputs, in inference mode"""
+
+
+def mask_of(batch: Batch) -> Array:
+    """The batch's mask (b,), all ones where it has none."""
+    if "mask" in batch:
+        return batch["mask"].astype(jax.numpy.float32)
+    first = next(iter(batch.values()))
+    return jax.numpy.ones(first.shape[:1], jax.numpy.float32)

@@ -1,0 +1,26 @@
+"""Tests run stricter than production: warnings are errors, rank promotion raises, 8 devices."""
+
+import os
+from pathlib import Path
+
+import jax
+import pytest
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update(
+    "jax_compilation_cache_dir",
+    os.environ.get("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "jaxdl" / "tests")),
+)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _no_tensorflow():
+    yield
+    import sys
+
+    assert "tensorflow" not in sys.modules
