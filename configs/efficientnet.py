@@ -11,7 +11,7 @@ imagenet  77.1% top-1 in the paper (77.7% torchvision), TPU v3-8 or more: not ye
 EfficientNet: Rethinking Model Scaling for CNNs. Tan, Le 2019. https://arxiv.org/abs/1905.11946
 """
 
-from jaxdl.config import Checkpoint, Config, Data, Evaluation, Log, choose, part
+from jaxdl.config import Checkpoint, Config, Data, Evaluation, choose, part
 
 # The paper's strides shrink an image 32 times. On 8x8 digits three stages halve the map, so that
 # the last convolutions still see one: 8 -> 8 -> 4 -> 2 -> 1.
@@ -38,12 +38,11 @@ def digits() -> Config:
         ema_decay=0.99,
         evaluation=Evaluation(every="2 epochs"),
         checkpoint=Checkpoint(every="5 epochs"),
-        log=Log(every="20 steps"),
     )
 
 
 def paper(batch_size: int, **fields) -> Config:
-    """The paper's recipe: RMSProp as TensorFlow's, learning rate 0.256 at batch 4096, section 5.2."""
+    """Section 5.2: TensorFlow's RMSProp, learning rate 0.256 at batch 4096."""
     return Config(
         objective=part("supervised", loss=part("cross_entropy", label_smoothing=0.1)),
         optimizer=part(
@@ -99,5 +98,7 @@ def imagenet() -> Config:
         model=part("efficientnet_b0"),
         augment=(part("random_flip"),),
         preprocess=(part("normalize", mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]),),
-        evaluation=Evaluation(metrics=(part("accuracy"), part("top_k", k=5), part("cross_entropy"))),
+        evaluation=Evaluation(
+            metrics=(part("accuracy"), part("top_k", k=5), part("cross_entropy"))
+        ),
     )

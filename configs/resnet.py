@@ -1,6 +1,6 @@
 """Residual networks: the CIFAR family (20, 32, 44, 56, 110) and the ImageNet one (18 to 152).
 
-    python -m jaxdl.main --config configs/resnet.py                # ResNet-20 on scikit-learn's digits
+    python -m jaxdl.main --config configs/resnet.py                # ResNet-20 on digits
     python -m jaxdl.main --config configs/resnet.py:mnist
     python -m jaxdl.main --config configs/resnet.py:cifar10        # ResNet-20, the paper's recipe
     python -m jaxdl.main --config configs/resnet.py:cifar10,56     # any depth of either family
@@ -24,7 +24,9 @@ IMAGENET_DEPTHS = ("18", "34", "50", "101", "152")
 def get_config(argument: str = "digits") -> Config:
     """The config for 'data' or 'data,depth': digits, mnist, cifar10 or imagenet."""
     data, _, depth = argument.partition(",")
-    make = choose(data, {"digits": digits, "mnist": mnist, "cifar10": cifar10, "imagenet": imagenet})
+    make = choose(
+        data, {"digits": digits, "mnist": mnist, "cifar10": cifar10, "imagenet": imagenet}
+    )
     depth = depth or ("50" if data == "imagenet" else "20")
     choose(depth, dict.fromkeys(CIFAR_DEPTHS + IMAGENET_DEPTHS))
     small = data != "imagenet" and depth in IMAGENET_DEPTHS
@@ -96,6 +98,8 @@ def imagenet(model) -> Config:
         schedule=part("warmup_cosine", warmup="5 epochs"),
         augment=(part("random_flip"),),
         preprocess=(part("normalize", mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]),),
-        evaluation=Evaluation(metrics=(part("accuracy"), part("top_k", k=5), part("cross_entropy"))),
+        evaluation=Evaluation(
+            metrics=(part("accuracy"), part("top_k", k=5), part("cross_entropy"))
+        ),
         duration="90 epochs",
     )

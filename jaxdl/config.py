@@ -115,7 +115,7 @@ class Checkpoint:
 class Log:
     """Where the numbers go besides the console."""
 
-    every: Duration = "50 steps"
+    every: Duration = "1%"
     tensorboard: bool = True
 
 
@@ -147,7 +147,7 @@ class Config:
 # Durations
 
 
-_DURATION = re.compile(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*(%|percent|steps?|epochs?|examples?)?\s*$")
+_DURATION = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?(?:e[+-]?[0-9]+)?)\s*(%|percent|steps?|epochs?|examples?)?\s*$")
 
 
 def to_steps(
@@ -170,10 +170,13 @@ def to_steps(
     if unit in ("%", "percent"):
         if total is None:
             raise UserError(f"'{duration}': the length of a run cannot be a percentage")
-        return math.ceil(amount / 100 * total)
-    per_unit = {"step": 1.0, "epoch": examples / batch_size, "example": 1 / batch_size}[unit]
-    # 1e-9 absorbs the rounding of 1/batch_size, which would turn 640 examples into 11 steps of 64.
-    return max(0, math.ceil(amount * per_unit - 1e-9))
+        steps = amount * total / 100
+    elif unit == "step":
+        steps = amount
+    else:
+        steps = amount * (examples if unit == "epoch" else 1) / batch_size
+    # 1e-9 absorbs the rounding of fractions: 0.7 epochs of 1000 examples are 70 steps of 10.
+    return max(0, math.ceil(steps - 1e-9))
 
 
 def summary(config: Config) -> str:
@@ -225,7 +228,9 @@ def _load_python(file: Path, argument: str) -> Config:
     except SyntaxError as error:
         raise UserError(f"{file}, line {error.lineno}: {error.msg}") from error
     except Exception as error:
-        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == spec.origin]
+        lines = [
+            f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == spec.origin
+        ]
         line = f", line {lines[-1]}" if lines else ""
         raise UserError(f"{file}{line}: {type(error).__name__}: {error}") from error
     if not isinstance(config, Config):
@@ -249,9 +254,9 @@ def choose(argument: str, table: Mapping[str, Any]) -> Any:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A dataclass as dicts, lists, numbers and strings."""
+    """A dataclass as dicts, lists, numbers and strings: what its JSON says."""
     try:
-        return msgspec.to_builtins(config)
+        return msgspec.json.decode(msgspec.json.encode(config))
     except TypeError as error:
         raise UserError(f"the config holds something that JSON cannot say: {error}") from error
 
@@ -288,11 +293,11 @@ def _at_path(error: Exception) -> str:
     return f"{path.strip('`').replace('$', 'config', 1)}: {message}" if path else message
 
 
-def _dataclass_of(annotation: Any) -> type | None:
+def dataclass_of(annotation: Any) -> type | None:
     """The dataclass inside `X`, `X | None` or `Annotated[X, ...]`."""
     if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
         return annotation
-    found = (_dataclass_of(a) for a in typing.get_args(annotation))
+    found = (dataclass_of(a) for a in typing.get_args(annotation))
     union = isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
     return next((f for f in found if f), None) if union else None
 
@@ -302,7 +307,7 @@ def _refuse_unknown(cls: type, tree: Mapping[str, Any], path: str) -> None:
     for key, value in tree.items():
         if key not in known:
             raise UserError(f"unknown key {path}.{key}: {choices(key, known)}")
-        inner = _dataclass_of(known[key])
+        inner = dataclass_of(known[key])
         if inner and isinstance(value, Mapping):
             _refuse_unknown(inner, value, f"{path}.{key}")
 
@@ -321,85 +326,3 @@ def _revive(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(_revive(v) for v in value)
     return value
-
-
-# Overrides from the shell
-
-
-def override(config: Config, assignments: Iterable[tuple[str, str]]) -> Config:
-    """Apply ('optimizer.learning_rate', '3e-4') and the like, in order.
-
-    A path goes through fields, through arguments of parts by their own names, and through
-    positions of tuples. A bare name given to a part replaces it and forgets its arguments;
-    a list of names (or one) given to a tuple of parts replaces the tuple.
-    """
-    tree = to_dict(config)
-    for path, text in assignments:
-        _assign(tree, path, text)
-    return from_dict(tree, where="command line")
-
-
-def _assign(tree: dict[str, Any], path: str, text: str) -> None:
-    keys, node, annotation = path.split("."), tree, Config
-    for depth, key in enumerate(keys[:-1]):
-        node, annotation = _descend(node, annotation, key, ".".join(["config", *keys[:depth]]))
-    where, last = ".".join(["config", *keys[:-1]]), keys[-1]
-    if isinstance(node, list):
-        node[_position(node, last, where)] = _literal(text, Any)
-    elif annotation is Part:
-        if last in ("name", "args"):
-            node[last] = text if last == "name" else _literal(text, dict)
-        else:
-            node["args"][last] = _literal(text, Any)
-    else:
-        known = {f.name: f.type for f in dataclasses.fields(annotation)}
-        if last not in known:
-            raise UserError(f"unknown key {where}.{last}: {choices(last, known)}")
-        node[last] = _literal(text, known[last])
-
-
-def _descend(node: Any, annotation: Any, key: str, where: str) -> tuple[Any, Any]:
-    if isinstance(node, list):
-        child = node[_position(node, key, where)]
-        return child, Part if _is_part(child) else Any
-    if annotation is Part:
-        child = node["args"].get(key, node.get(key))
-    else:
-        known = {f.name: f.type for f in dataclasses.fields(annotation)}
-        if key not in known:
-            raise UserError(f"unknown key {where}.{key}: {choices(key, known)}")
-        inner = _dataclass_of(known[key])
-        if node[key] is None and inner:
-            node[key] = to_dict(inner())
-        child = node[key]
-        if inner:
-            return child, inner
-    if _is_part(child):
-        return child, Part
-    if not isinstance(child, dict | list):
-        raise UserError(f"{where}.{key} is {child!r}: nothing can be set inside it")
-    return child, Any
-
-
-def _position(node: list, key: str, where: str) -> int:
-    if not key.isdigit() or int(key) >= len(node):
-        raise UserError(f"{where} has positions 0 to {len(node) - 1}, not '{key}'")
-    return int(key)
-
-
-def _is_part(value: Any) -> bool:
-    return isinstance(value, dict) and set(value) == {"name", "args"}
-
-
-def _literal(text: str, annotation: Any) -> Any:
-    """Read a value from the shell: JSON where it is JSON, else the text itself."""
-    if annotation is Part and not text.lstrip().startswith("{"):
-        return {"name": text, "args": {}}
-    if annotation == tuple[Part, ...] and not text.lstrip().startswith("["):
-        return [{"name": n.strip(), "args": {}} for n in text.split(",") if n.strip()]
-    try:
-        value = json.loads({"None": "null", "True": "true", "False": "false"}.get(text, text))
-    except json.JSONDecodeError:
-        value = text
-    wants_text = annotation in (str, str | None)
-    return text if wants_text and value is not None and not isinstance(value, str) else value

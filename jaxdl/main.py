@@ -10,6 +10,7 @@ from pathlib import Path
 
 from jaxdl import config as configs
 from jaxdl.errors import UserError, choices
+from jaxdl.override import override
 
 VERBS = ("train", "report")
 
@@ -30,13 +31,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", metavar="FILE[:ARGUMENT]", help="a .py or .json config file")
     parser.add_argument("--workdir", type=Path, help="run directory; one that has a run resumes it")
     parser.add_argument(
-        "--list", nargs="+", metavar=("KIND", "PATTERN"), help="show what there is, e.g. models 'res*'"
+        "--list",
+        nargs="+",
+        metavar=("KIND", "PATTERN"),
+        help="show what there is, e.g. models 'res*'",
     )
     parser.add_argument(
         "--import", dest="imports", action="append", default=[], metavar="MODULE",
         help="a module or file of your own that registers parts",
     )  # fmt: skip
-    parser.add_argument("--print-config", action="store_true", help="print the config as JSON, stop")
+    parser.add_argument(
+        "--print-config", action="store_true", help="print the config as JSON, stop"
+    )
     return parser
 
 
@@ -65,7 +71,7 @@ def _dispatch(arguments: list[str]) -> int:
         return _list(options.list, options.imports)
     if not options.config:
         raise UserError("name a config: --config configs/efficientnet.py (or see --help)")
-    config = configs.override(configs.load(options.config), overrides)
+    config = override(configs.load(options.config), overrides)
     if options.imports:
         config = configs.add_imports(config, options.imports)
     if options.print_config:
@@ -111,19 +117,20 @@ def _prepare_jax() -> None:
 
 def _train(config: configs.Config, workdir: Path) -> int:
     _prepare_jax()
-    from jaxdl.run import Interrupted, run
+    from jaxdl.run import run
+    from jaxdl.train.signals import Interrupted
 
     try:
         run(config, workdir)
     except Interrupted as stop:
         print(f"{stop}; the same command with --workdir {workdir} goes on from there")
-        return 130 if "SIGINT" in str(stop) else 143
+        return stop.exit_status
     return 0
 
 
 def _list(request: list[str], imports: list[str]) -> int:
     from jaxdl import registry
-    from jaxdl.run import import_user_module
+    from jaxdl.assemble import import_user_module
 
     for name in imports:
         import_user_module(name)

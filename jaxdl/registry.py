@@ -121,7 +121,7 @@ def find(kind: str, name: str) -> Entry:
     known = {e.name: e for e in entries(kind)}
     if name in known:
         return known[name]
-    elsewhere = [k for k, table in _entries.items() if name in table]
+    elsewhere = [k for k in ROOMS if name in {e.name for e in entries(k)}]
     hint = f"it is one of the {elsewhere[0]}" if elsewhere else choices(name, known)
     raise UserError(f"unknown {kind.removesuffix('s')} '{name}': {hint}")
 
@@ -143,8 +143,9 @@ def bind(
         if key not in parameters:
             raise UserError(f"{where} takes no argument '{key}': {choices(key, parameters)}")
     missing = [
-        n for n, p in parameters.items() if p.default is p.empty and n not in part.args
-        and p.kind is not p.VAR_POSITIONAL
+        n
+        for n, p in parameters.items()
+        if p.default is p.empty and n not in part.args and p.kind is not p.VAR_POSITIONAL
     ]
     if missing:
         raise UserError(f"{where} needs the argument '{missing[0]}'")

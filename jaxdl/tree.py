@@ -42,4 +42,3 @@ def cast(tree: PyTree, dtype: jnp.dtype) -> PyTree:
 def count(tree: PyTree) -> int:
     """Numbers held in all leaves; works on shapes alone."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
-

@@ -176,7 +176,7 @@ def test_decay_shrinks_exactly_the_named_leaves(make):
     params = waves(7.0)
     nothing = jax.tree.map(jnp.zeros_like, params)
     tx = make(0.1, weight_decay=0.1, decay="wide/.*")
-    updates, _ = tx.update(nothing, tx.init(params), params)
+    updates, _ = jax.jit(tx.update)(nothing, tx.init(params), params)
     moved = {name: bool(jnp.any(u != 0)) for name, u in tree.flatten(updates).items()}
     assert moved == {name: name == "wide/kernel" for name in SHAPES}
     assert jnp.all(updates["wide"]["kernel"] * params["wide"]["kernel"] <= 0)
@@ -200,6 +200,24 @@ def test_mistakes_in_a_config_are_named():
             registry.bind("optimizers", part("adamw", **args))
     with pytest.raises(UserError, match="momentum"):
         sgd(0.1, momentum=0, nesterov=True)
+
+
+def test_a_config_gives_the_peak_and_the_program_the_schedule():
+    build = registry.bind("optimizers", part("sgd", learning_rate=0.5, momentum=0))
+    tx = build(learning_rate=lambda step: build.keywords["learning_rate"] * 0.5**step)
+    one = {"w": jnp.ones(())}
+    updates, state = tx.update(one, tx.init(one), one)
+    assert updates["w"] == -0.5
+    assert tx.update(one, state, one)[0]["w"] == -0.25
+
+
+def test_decay_works_where_some_leaves_are_frozen():
+    params = small()
+    trained = {"layer": {"kernel": False, "bias": True}}
+    tx = optax.masked(adamw(0.1, decay=".*bias"), trained)
+    updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
+    np.testing.assert_allclose(updates["layer"]["bias"], -0.1, rtol=1e-5)
+    assert jnp.all(updates["layer"]["kernel"] == 1)
 
 
 # Battery over the registry
@@ -258,10 +276,13 @@ def test_descends_without_a_second_trace(name, wrapper):
 def test_zero_gradients_are_harmless(name, wrapper):
     tx = WRAPPERS[wrapper](OPTIMIZERS[name].build(0.1))
     params = small()
-    zero = jax.tree.map(jnp.zeros_like, params)
     state = tx.init(params)
+
+    def flat(params):  # not a constant: a perturbation that is not a number has to show
+        return jax.tree.map(lambda w: 0 * w, params)
+
     for _ in range(2):
-        updates, state = tx.update(zero, state, params, grad_fn=lambda p: zero)
+        updates, state = tx.update(flat(params), state, params, grad_fn=flat)
         assert finite((updates, state))
         assert jnp.all(updates["layer"]["bias"] == 0)
 

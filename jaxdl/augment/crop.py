@@ -15,7 +15,12 @@ from jaxdl.types import Array, Batch
 
 @register("augmentations")
 def random_crop(
-    key: Array, batch: Batch, /, *, padding: Count = 4, mode: Literal["constant", "reflect"] = "constant"
+    key: Array,
+    batch: Batch,
+    /,
+    *,
+    padding: Count = 4,
+    mode: Literal["constant", "reflect"] = "constant",
 ) -> Batch:
     """Pad every side by `padding` pixels and cut the old size out at a random place.
 

@@ -60,11 +60,12 @@ def train_batches(
 
     steps = range(start, stop)
     if _on_device(split, sharding, device_memory, placement):
-        batches = _gathered(split, indices, steps, batch_size, sharding)
+        host = ({"index": indices(t).astype(np.int32)} for t in steps)
+        finish = _gather(split, sharding)
     else:
         host = _on_host(split, indices, steps, prefetch, threads)
-        batches = (_put(batch, batch_size, sharding) for batch in host)
-    return Batches(batches, prefetch)
+        finish = None
+    return Batches((_put(batch, batch_size, sharding) for batch in host), prefetch, finish)
 
 
 def evaluation_batches(
@@ -141,14 +142,10 @@ def _on_device(split: Split, sharding: Sharding, device_memory: int, placement: 
     return placement == "device"
 
 
-def _gathered(
-    split: Split,
-    indices: Callable[[int], np.ndarray],
-    steps: range,
-    batch_size: int,
-    sharding: Sharding,
-) -> Iterator[dict[str, jax.Array]]:
-    """Batches picked on the device from a copy of the split on each."""
+def _gather(
+    split: Split, sharding: Sharding
+) -> Callable[[dict[str, jax.Array]], dict[str, jax.Array]]:
+    """A function that picks the examples of `index` from a copy of the split on each device."""
     everywhere = sharding
     if isinstance(sharding, NamedSharding):
         everywhere = NamedSharding(sharding.mesh, PartitionSpec())
@@ -161,6 +158,4 @@ def _gathered(
     def pick(arrays: dict[str, jax.Array], index: jax.Array) -> dict[str, jax.Array]:
         return {name: array[index] for name, array in arrays.items()}
 
-    for t in steps:
-        index = {"index": indices(t).astype(np.int32)}
-        yield pick(arrays, _put(index, batch_size, sharding)["index"])
+    return lambda batch: pick(arrays, batch["index"])

@@ -4,7 +4,7 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -15,15 +15,24 @@ _END = object()
 class Batches(Iterator[dict[str, jax.Array]]):
     """An iterator that runs another one ahead, in a thread.
 
-    An exception there is raised here. The thread ends with the iterator it runs, at `close()`, or
-    when nobody holds the batches any more.
+    `finish` is applied to each batch by the consumer. A computation on several processes belongs
+    there: all of them must start theirs in the same order, which a thread does not keep.
+
+    An exception of the thread is raised here. The thread ends with the iterator it runs, at
+    `close()`, or when nobody holds the batches any more.
 
     Attributes:
         waited: seconds that the consumer has spent waiting for a batch.
     """
 
-    def __init__(self, batches: Iterator[dict[str, jax.Array]], prefetch: int) -> None:
+    def __init__(
+        self,
+        batches: Iterator[dict[str, jax.Array]],
+        prefetch: int,
+        finish: Callable[[dict[str, jax.Array]], dict[str, jax.Array]] | None = None,
+    ) -> None:
         self.waited = 0.0
+        self._finish = finish
         self._made: queue.Queue = queue.Queue(max(1, prefetch))
         stop = threading.Event()
         # The thread must not know `self`, or it would keep alive what ends it.
@@ -40,7 +49,7 @@ class Batches(Iterator[dict[str, jax.Array]]):
         batch, error = self._made.get()
         self.waited += time.perf_counter() - began
         if error is None and batch is not _END:
-            return batch
+            return self._finish(batch) if self._finish else batch
         self.close()
         raise StopIteration if error is None else error
 

@@ -52,14 +52,17 @@ def _term(term: str, sizes: Mapping[str, int]) -> tuple[str, int, int]:
         raise UserError(f"unknown split '{name}': {hint}")
     n = sizes[name]
     start, stop = (_position(b, d, n, term) for b, d in zip(bounds, (0, n), strict=True))
-    return name, start, max(start, stop)
+    return name, start, stop
 
 
 def _position(bound: str | None, default: int, n: int, term: str) -> int:
     if bound is None:
         return default
     if bound.endswith("%"):
-        position = round(float(bound[:-1]) * n / 100.0)
+        percent = float(bound[:-1])
+        if abs(percent) > 100:
+            raise UserError(f"split '{term}': {bound} is more than there is")
+        position = round(percent * n / 100.0)
     elif "." in bound:
         raise UserError(f"split '{term}': {bound} is no whole number of examples")
     else:

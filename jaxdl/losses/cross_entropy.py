@@ -31,4 +31,6 @@ def cross_entropy(logits: Array, label: Array, /, *, label_smoothing: Rate = 0.0
     if label.ndim == logits.ndim - 1:
         label = jax.nn.one_hot(label, logits.shape[-1])
     # q = (1 - e) * label + e / k
-    return optax.losses.softmax_cross_entropy(logits, optax.losses.smooth_labels(label, label_smoothing))
+    return optax.losses.softmax_cross_entropy(
+        logits, optax.losses.smooth_labels(label, label_smoothing)
+    )

@@ -27,7 +27,9 @@ class CNN(nn.Module):
         for i, width in enumerate(self.widths):
             for j in range(2):
                 x = Conv(width, (3, 3), use_bias=False, kernel_init=he, name=f"conv{i}_{j}")(x)
-                x = nn.BatchNorm(use_running_average=not train, name=f"norm{i}_{j}")(x)
+                x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name=f"norm{i}_{j}")(
+                    x
+                )
                 x = nn.relu(x)
             if i < len(self.widths) - 1:
                 x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2), padding="SAME")

@@ -25,7 +25,7 @@ class MLP(nn.Module):
         for i, width in enumerate(self.widths):
             x = nn.Dense(width, use_bias=not self.batch_norm, name=f"dense{i}")(x)
             if self.batch_norm:
-                x = nn.BatchNorm(use_running_average=not train, name=f"norm{i}")(x)
+                x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name=f"norm{i}")(x)
             x = nn.Dropout(self.drop_rate)(nn.relu(x), deterministic=not train)
         return x
 

@@ -103,9 +103,7 @@ class ResNet(nn.Module):
         if self.stem == "imagenet":
             x = _conv(self.width, (7, 7), (2, 2), padding=((3, 3), (3, 3)), name="stem_conv")(x)
             x = nn.relu(norm(name="stem_norm")(x))
-            x = nn.max_pool(
-                x, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1))
-            )
+            x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         else:
             x = _conv(self.width, (3, 3), padding=((1, 1), (1, 1)), name="stem_conv")(x)
             x = nn.relu(norm(name="stem_norm")(x))

@@ -1,1 +1,1 @@
-"""Objectives: what is minimised, joining a model to its losses. `jaxdl.types.Objective` says how."""
+"""Objectives: what is minimised, joining a model to its losses; see `jaxdl.types.Objective`."""

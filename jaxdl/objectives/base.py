@@ -1,4 +1,4 @@
-"""What objectives are made of: the one cast at a model's boundary, and the augmenting combinator."""
+"""What objectives are made of: a model with the one cast at its boundary, and augmentation."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple

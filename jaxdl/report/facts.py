@@ -60,9 +60,21 @@ def best(lines: Lines, config: Config | None) -> Best | None:
     steps, values = steps[finite], values[finite]
     at = int(np.argmax(values) if mode == "max" else np.argmin(values))
     step = int(steps[at])
-    epochs = [line.get("epoch") for line in lines if line["step"] == step and key in line]
-    epoch = epochs[-1] if epochs and isinstance(epochs[-1], int | float) else None
-    return Best(key, step, epoch, float(values[at]))
+    return Best(key, step, epoch_at(lines, step), float(values[at]))
+
+
+def epoch_at(lines: Lines, step: int) -> float | None:
+    """The epoch that a step belongs to, to one decimal; None where no line tells.
+
+    An epoch is a fixed number of steps, so any later line that has both gives the measure.
+    """
+    steps, epochs = series(lines, "epoch")
+    known = np.isfinite(epochs) & (steps > 0)
+    if not known.any():
+        return None
+    nearest = int(np.argmin(np.where(known, abs(steps - step), np.inf)))
+    # epoch(step) = step * epoch' / step'
+    return round(step * float(epochs[nearest]) / int(steps[nearest]), 1)
 
 
 def _evaluation(config: Config | None) -> Evaluation:
@@ -123,9 +135,10 @@ def results(lines: Lines, config: Config | None) -> dict[str, list] | None:
     columns, cells = [], []
     names = metrics(lines, config)
     for split in splits(lines):
-        columns.append(f"{split}, last" if split == "validation" else split)
+        judged = found is not None and found.key.startswith(f"{split}/")
+        columns.append(f"{split}, last" if judged else split)
         cells.append([_last(series(lines, f"{split}/{name}")) for name in names])
-        if found and found.key.startswith(f"{split}/"):
+        if judged:
             columns.append(f"{split}, best")
             cells.append([_at(series(lines, f"{split}/{name}"), found.step) for name in names])
     rows = [
@@ -186,7 +199,7 @@ def remarks(lines: Lines, manifest: Mapping[str, Any]) -> list[str]:
         bad = steps[~np.isfinite(values)]
         if len(bad):
             said.append(
-                f"{key}: {text.number(len(bad))} of {text.number(len(steps))} values are not "
-                f"finite, first at step {text.number(int(bad[0]))}; the curves have gaps there."
+                f"Not finite: {text.number(len(bad))} of the {text.number(len(steps))} values of "
+                f"{key}, first at step {text.number(int(bad[0]))}. A curve has a gap there."
             )
     return said

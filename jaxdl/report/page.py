@@ -30,7 +30,7 @@ def write_report(workdir: Path) -> Path:
     read.check_run(workdir)
     page = render(describe(workdir))
     path = workdir / "report.html"
-    path.write_text(page, encoding="utf-8")
+    path.write_text(page, encoding="utf-8", errors="replace")
     return path
 
 
@@ -108,10 +108,11 @@ def _panel(
         return None
     ring = (best.step, best.value) if best and best.key in keys else None
     share = text.is_share(title)
-    svg = curves_svg(curves, title, height=height, percent=share, ring=ring)
+    log = not share and is_wide(curves)
+    svg = curves_svg(curves, title, height=height, log=log, percent=share, ring=ring)
     return {
         "title": text.words(title).capitalize(),
-        "log": is_wide(curves),
+        "log": log,
         "curves": curves,
         "legend": len(curves) > 1 or curves[0].label != f"train {text.words(title)}",
         "alt": _spoken(title, curves),

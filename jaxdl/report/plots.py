@@ -22,12 +22,12 @@ _VARIABLES = {
     "#010113": "var(--curve-4)",
 }
 _INK, _MUTED, _RULE, *_CURVES = _VARIABLES
-_FEW = 40  # up to here, each value of an evaluated split gets a dot
+_FEW, _FEW_EVALUATED = 10, 40  # up to here, each value gets a dot
+_DENSE = 400  # from here on, a line is drawn thin
 
 _STYLE = {
     "svg.fonttype": "none",
     "font.size": 11,
-    "text.parse_math": False,
     "text.color": _MUTED,
     "axes.edgecolor": _RULE,
     "axes.grid": True,
@@ -55,8 +55,13 @@ class Curve(NamedTuple):
     """(t,) float; what is not finite is a gap"""
     color: int
     """0 to 3: a place in the page's palette"""
-    dots: bool
-    """whether each value is marked, as for a split that is evaluated now and then"""
+    evaluated: bool
+    """whether it comes from evaluations now and then, not from the steps themselves"""
+
+    @property
+    def dotted(self) -> bool:
+        """Whether each value is marked by a dot."""
+        return len(self.values) <= (_FEW_EVALUATED if self.evaluated else _FEW)
 
 
 def is_wide(curves: Sequence[Curve]) -> bool:
@@ -70,6 +75,7 @@ def curves_svg(
     name: str,
     *,
     height: float = 2.7,
+    log: bool = False,
     percent: bool = False,
     ring: tuple[int, float] | None = None,
 ) -> str:
@@ -79,6 +85,7 @@ def curves_svg(
         curves: drawn in order, the last on top.
         name: unique on the page: element ids derive from it.
         height: in inches.
+        log: a logarithmic axis; every finite value must be positive.
         percent: values in [0, 1] that are read as percentages.
         ring: a (step, value) to encircle.
     """
@@ -92,7 +99,7 @@ def curves_svg(
             _draw(axes, curve)
         if ring:
             axes.plot(*ring, "o", ms=11, mfc="none", mec=_INK, mew=1.2, clip_on=False)
-        _scale(axes, log=is_wide(curves), percent=percent)
+        _scale(axes, log=log, percent=percent)
         return _element(figure)
 
 
@@ -101,12 +108,12 @@ def _draw(axes, curve: Curve) -> None:
     beside = np.pad(finite, 1)
     # A value between two gaps has no line on either side and would not be seen.
     alone = finite & ~beside[:-2] & ~beside[2:]
-    marked = np.full_like(finite, curve.dots and len(finite) <= _FEW) | alone
+    marked = np.full_like(finite, curve.dotted) | alone
     axes.plot(
         curve.steps,
         np.where(finite, curve.values, np.nan),
         color=_CURVES[curve.color],
-        linewidth=1.8 if curve.dots else 1.2,
+        linewidth=1.8 if curve.evaluated else 1.2 if len(finite) < _DENSE else 0.7,
         marker="o",
         markersize=3.5,
         markevery=np.flatnonzero(marked).tolist(),
@@ -115,22 +122,24 @@ def _draw(axes, curve: Curve) -> None:
 
 
 def _scale(axes, *, log: bool, percent: bool) -> None:
-    from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+    from matplotlib import ticker
 
     axes.set_xlabel("step", color=_MUTED)
-    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
+    axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
     if log:
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(numticks=6))
-        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_locator(ticker.LogLocator(numticks=6))
+        axes.yaxis.set_minor_locator(ticker.NullLocator())
+        axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
     else:
-        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_locator(ticker.MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+        plain = ticker.ScalarFormatter(useOffset=False)
+        plain.set_scientific(False)
+        axes.yaxis.set_major_formatter(ticker.PercentFormatter(1.0) if percent else plain)
     if percent:
         low, high = axes.get_ylim()
         axes.set_ylim(max(low, 0), min(high, 1.0) if low < 1 else high)
-    unit = (lambda v, _: f"{100 * v:g}%") if percent else (lambda v, _: f"{v:.4g}")
-    axes.yaxis.set_major_formatter(FuncFormatter(unit))
 
 
 def _element(figure) -> str:

@@ -125,7 +125,7 @@ def read_predictions(workdir: Path) -> Predictions | None:
     if not file.is_file():
         return None
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with file.open("rb") as handle, np.load(handle, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files}
         predictions = Predictions(
             label=found["label"],

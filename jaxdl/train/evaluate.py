@@ -13,7 +13,9 @@ Metric = Callable[[dict[str, Array], Batch], tuple[Array, Array]]
 Evaluate = Callable[[PyTree, PyTree, Iterable[Batch]], dict[str, np.ndarray]]
 
 
-def make_evaluate(objective: Objective, metrics: Mapping[str, Metric], mesh: jax.sharding.Mesh) -> Evaluate:
+def make_evaluate(
+    objective: Objective, metrics: Mapping[str, Metric], mesh: jax.sharding.Mesh
+) -> Evaluate:
     """A function (params, variables, batches) -> name to value, computed by one jitted step.
 
     Batches are padded to one size and carry a `mask`; sums stay on the device until the end.

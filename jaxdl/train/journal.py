@@ -79,12 +79,12 @@ def _read(path: Path) -> list[dict[str, Any]]:
     """Whole lines of the file; a last line torn by a kill is left out."""
     if not path.exists():
         return []
-    lines = path.read_text().splitlines()
+    lines = path.read_bytes().splitlines()
     found = []
     for number, text in enumerate(lines, start=1):
         try:
             found.append(json.loads(text))
-        except json.JSONDecodeError as error:
+        except ValueError as error:
             if number < len(lines):
-                raise UserError(f"{path}, line {number} is not JSON: {error.msg}") from error
+                raise UserError(f"{path}, line {number} is not JSON: {error}") from error
     return found

@@ -30,4 +30,5 @@ def every(n: int, hook: Hook, last: int | None = None) -> Hook:
 
 def run_hooks(hooks: Iterable[Hook], t: int, state: TrainState, metrics: Metrics) -> bool:
     """Call all hooks in order; True if any of them asks to stop."""
-    return any([hook(t, state, metrics) for hook in hooks])
+    answers = [hook(t, state, metrics) for hook in hooks]
+    return any(answers)

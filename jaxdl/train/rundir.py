@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -17,10 +18,11 @@ from typing import Any
 import jax
 import numpy as np
 
+import jaxdl
 from jaxdl.config import Config, from_json, to_dict, to_json
 from jaxdl.errors import UserError
 
-PACKAGES = ("jaxdl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 # What may change between two starts in one directory: it moves neither parameters nor data.
 FREE = (
@@ -45,9 +47,7 @@ def claim(workdir: Path, config: Config) -> list[str]:
         if file.exists():
             old = _flat(to_dict(from_json(file.read_text(), where=str(file))))
             new = _flat(to_dict(config))
-            changes = {
-                k: (old.get(k), new.get(k)) for k in old | new if old.get(k) != new.get(k)
-            }
+            changes = {k: (old.get(k), new.get(k)) for k in old | new if old.get(k) != new.get(k)}
         shown = [f"{k}: {a!r} -> {b!r}" for k, (a, b) in changes.items()]
         bound = [s for s, k in zip(shown, changes, strict=True) if not k.startswith(FREE)]
         if bound:
@@ -95,10 +95,9 @@ class Manifest:
 
 def environment() -> dict[str, Any]:
     """Versions, commit and hardware of this process."""
-    versions = {p: _version(p) for p in PACKAGES}
     return {
-        "jaxdl": versions.pop("jaxdl"),
-        "versions": versions,
+        "jaxdl": jaxdl.__version__,
+        "versions": {p: _version(p) for p in PACKAGES},
         "python": platform.python_version(),
         "platform": platform.platform(),
         "git": {"commit": commit(Path.cwd())},
@@ -109,7 +108,7 @@ def environment() -> dict[str, Any]:
             "processes": jax.process_count(),
             "cpu_count": os.cpu_count(),
         },
-        "command": " ".join(sys.argv),
+        "command": shlex.join(["jaxdl", *sys.argv[1:]]),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

@@ -29,7 +29,7 @@ def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
     devices, sizes = jax.device_count(), [data, fsdp]
     fixed = math.prod(s for s in sizes if s != -1)
     if sizes.count(-1) > 1 or any(s < 1 and s != -1 for s in sizes):
-        raise UserError(f"mesh {dict(zip(AXES, sizes, strict=True))}: sizes are positive, one -1 at most")
+        raise UserError(f"mesh {data} x {fsdp}: sizes are positive, and one at most is -1")
     if -1 in sizes:
         sizes[sizes.index(-1)] = max(1, devices // fixed)
     if math.prod(sizes) != devices:
@@ -82,7 +82,8 @@ def tree_shardings(shapes: PyTree, mesh: Mesh, rules: Rules = ()) -> PyTree:
     for pattern, spec in rules:
         for axis in filter(None, spec):
             if axis not in AXES:
-                raise UserError(f"mesh rule '{pattern}': unknown axis '{axis}', {choices(axis, AXES)}")
+                hint = choices(axis, AXES)
+                raise UserError(f"mesh rule '{pattern}': unknown axis '{axis}', {hint}")
 
     matched = set()
 

@@ -39,12 +39,18 @@ def new_state(
     *,
     ema: bool,
 ) -> TrainState:
-    """A state before its first step. Pure: made to be traced by `init_state` and `abstract_state`."""
+    """A state before its first step: pure, to be traced by `init_state` and `abstract_state`."""
     init_key, run_key = jax.random.split(key)
     batch = {k: jnp.zeros(s.shape, s.dtype) for k, s in batch_spec.items()}
     params, variables = objective.init(init_key, batch)
-    averaged = {"params": params, "variables": variables} if ema else None
-    return TrainState(jnp.zeros((), jnp.int32), params, variables, tx.init(params), run_key, averaged)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        variables=variables,
+        opt_state=tx.init(params),
+        key=run_key,
+        ema={"params": params, "variables": variables} if ema else None,
+    )
 
 
 def abstract_state(
@@ -89,7 +95,5 @@ def init_state(
     """
     abstract = abstract_state(objective, tx, key, batch_spec, mesh, ema=ema, rules=rules)
     places = jax.tree.map(lambda s: s.sharding, abstract)
-    init = jax.jit(
-        lambda k: new_state(objective, tx, k, batch_spec, ema=ema), out_shardings=places
-    )
+    init = jax.jit(lambda k: new_state(objective, tx, k, batch_spec, ema=ema), out_shardings=places)
     return init(key)

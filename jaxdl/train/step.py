@@ -78,4 +78,3 @@ def compile_step(step: Step, state: TrainState) -> Step:
     places = jax.tree.map(lambda x: x.sharding, state)
     everywhere = replicated(jax.tree.leaves(places)[0].mesh)
     return jax.jit(step, donate_argnums=0, out_shardings=(places, everywhere))
-

@@ -1,0 +1,167 @@
+"""Names become objects, here and nowhere else: a Config turned into a Plan."""
+
+import functools
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from jaxdl import registry
+from jaxdl.config import Config, Part, to_steps
+from jaxdl.data.pipeline import Split, open_split
+from jaxdl.errors import UserError, choices
+from jaxdl.objectives.base import Model, augmented
+from jaxdl.optim.chain import chain
+from jaxdl.train.gradients import accumulate
+from jaxdl.train.precision import compute_dtype
+from jaxdl.train.sharding import batch_sharding, make_mesh
+from jaxdl.train.step import Step, make_step
+from jaxdl.types import Objective
+
+GIB = 2**30
+
+
+class Plan(NamedTuple):
+    """A config turned into objects; nothing has been computed yet."""
+
+    splits: dict[str, Split]
+    steps: int
+    to_steps: Callable[[int | str], int]
+    schedule: optax.Schedule
+    objective: Objective
+    tx: optax.GradientTransformationExtraArgs
+    step: Step
+    mesh: jax.sharding.Mesh
+    metrics: dict[str, Callable]
+
+    def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of a global training batch."""
+        return {
+            k: jax.ShapeDtypeStruct(
+                (batch_size, *s.shape), s.dtype, sharding=batch_sharding(self.mesh)
+            )
+            for k, s in self.splits["train"].element_spec.items()
+        }
+
+
+def assemble(config: Config) -> Plan:
+    """Check every name and argument of the config, open its data, build its parts."""
+    for name in config.imports:
+        import_user_module(name)
+    check(config)
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
+    _check_batch(config, mesh)
+    splits = open_splits(config)
+    train = splits["train"]
+
+    sizes = {"examples": len(train), "batch_size": config.data.batch_size}
+    steps = to_steps(config.duration, **sizes)
+    if steps < 1:
+        raise UserError(f"config.duration '{config.duration}' is less than one step")
+    in_steps = functools.partial(to_steps, total=steps, **sizes)
+
+    module = registry.bind("models", config.model)(train.num_classes)
+    model = Model(module, compute_dtype(config.precision))
+    objective = augmented(
+        registry.bind("objectives", config.objective)(model),
+        [registry.bind("augmentations", p) for p in config.augment],
+        [registry.bind("augmentations", p) for p in config.preprocess],
+    )
+    factor = registry.bind("schedules", config.schedule, in_steps)(steps)
+    schedule, tx = _optimizer(config, factor, in_steps)
+    step = make_step(
+        objective, tx, accumulate(config.gradient.accumulate), ema_decay=config.ema_decay
+    )
+    metrics = {_metric_name(p): registry.bind("metrics", p) for p in config.evaluation.metrics}
+    _check_monitor(config, splits, metrics)
+    return Plan(splits, steps, in_steps, schedule, objective, tx, step, mesh, metrics)
+
+
+def check(config: Config) -> None:
+    """Raise UserError for the first part that is unknown or is given what it does not take."""
+    one = [
+        ("sources", config.data.source),
+        ("models", config.model),
+        ("objectives", config.objective),
+        ("optimizers", config.optimizer),
+        ("schedules", config.schedule),
+    ]
+    many = [
+        ("wrappers", config.wrappers),
+        ("augmentations", config.augment),
+        ("augmentations", config.preprocess),
+        ("metrics", config.evaluation.metrics),
+    ]
+    for kind, part in one + [(kind, part) for kind, parts in many for part in parts]:
+        registry.bind(kind, part)
+
+
+def import_user_module(name: str) -> None:
+    """Import a module by name or by file, so that what it registers is found."""
+    if name in sys.modules:
+        return
+    try:
+        if name.endswith(".py"):
+            spec = importlib.util.spec_from_file_location(Path(name).stem, name)
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[spec.name] = module
+            spec.loader.exec_module(module)
+        else:
+            if "" not in sys.path and str(Path.cwd()) not in sys.path:
+                sys.path.insert(0, str(Path.cwd()))
+            importlib.import_module(name)
+    except (ImportError, OSError, SyntaxError) as error:
+        raise UserError(f"cannot import '{name}': {error}") from error
+
+
+def open_splits(config: Config) -> dict[str, Split]:
+    """The splits a config names, by role."""
+    build = registry.bind("sources", config.data.source)
+    roles = {role: getattr(config.data, role) for role in ("train", "validation", "test")}
+    memory = int(config.data.memory * GIB)
+    return {role: open_split(build, split, memory=memory) for role, split in roles.items() if split}
+
+
+def _optimizer(config: Config, factor: optax.Schedule, in_steps: Callable[[int | str], int]):
+    builder = registry.bind("optimizers", config.optimizer, in_steps)
+    peak = builder.keywords.get("learning_rate", 1.0)
+
+    def schedule(step: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
+        return peak * factor(step)
+
+    tx = chain(
+        builder(learning_rate=schedule),
+        clip_norm=config.gradient.clip_norm,
+        clip_value=config.gradient.clip_value,
+        wrappers=[registry.bind("wrappers", p, in_steps) for p in config.wrappers],
+    )
+    return schedule, tx
+
+
+def _metric_name(part: Part) -> str:
+    return "_".join([part.name, *(str(v) for v in part.args.values())])
+
+
+def _check_batch(config: Config, mesh: jax.sharding.Mesh) -> None:
+    size, n = config.data.batch_size, config.gradient.accumulate
+    if size % (mesh.size * n):
+        raise UserError(
+            f"config.data.batch_size {size} does not divide over {mesh.size} devices"
+            + (f" in {n} micro-batches" if n > 1 else "")
+        )
+
+
+def _check_monitor(config: Config, splits: dict[str, Split], metrics: dict[str, Any]) -> None:
+    known = [f"{split}/{name}" for split in splits if split != "train" for name in metrics]
+    if config.evaluation.monitor not in known and (
+        config.early_stopping or config.evaluation.monitor.startswith(tuple(splits))
+    ):
+        raise UserError(
+            f"config.evaluation.monitor '{config.evaluation.monitor}' is not measured: "
+            f"{choices(config.evaluation.monitor, known)}"
+        )

@@ -1,0 +1,88 @@
+"""Overrides from the shell: `--config.optimizer.learning_rate=3e-4` on a loaded config."""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from jaxdl.config import Config, Part, dataclass_of, from_dict, to_dict
+from jaxdl.errors import UserError, choices
+
+
+def override(config: Config, assignments: Iterable[tuple[str, str]]) -> Config:
+    """Apply ('optimizer.learning_rate', '3e-4') and the like, in order.
+
+    A path goes through fields, through arguments of parts by their own names, and through
+    positions of tuples. A bare name given to a part replaces it and forgets its arguments;
+    a list of names (or one) given to a tuple of parts replaces the tuple.
+    """
+    tree = to_dict(config)
+    for path, text in assignments:
+        _assign(tree, path, text)
+    return from_dict(tree, where="command line")
+
+
+def _assign(tree: dict[str, Any], path: str, text: str) -> None:
+    keys, node, annotation = path.split("."), tree, Config
+    for depth, key in enumerate(keys[:-1]):
+        node, annotation = _descend(node, annotation, key, ".".join(["config", *keys[:depth]]))
+    where, last = ".".join(["config", *keys[:-1]]), keys[-1]
+    if isinstance(node, list):
+        node[_position(node, last, where)] = _literal(text, Any)
+    elif annotation is Part:
+        if last in ("name", "args"):
+            node[last] = text if last == "name" else _literal(text, dict)
+        else:
+            node["args"][last] = _literal(text, Any)
+    else:
+        known = {f.name: f.type for f in dataclasses.fields(annotation)}
+        if last not in known:
+            raise UserError(f"unknown key {where}.{last}: {choices(last, known)}")
+        node[last] = _literal(text, known[last])
+
+
+def _descend(node: Any, annotation: Any, key: str, where: str) -> tuple[Any, Any]:
+    if isinstance(node, list):
+        child = node[_position(node, key, where)]
+        return child, Part if _is_part(child) else Any
+    if annotation is Part:
+        child = node["args"].get(key, node.get(key))
+    else:
+        known = {f.name: f.type for f in dataclasses.fields(annotation)}
+        if key not in known:
+            raise UserError(f"unknown key {where}.{key}: {choices(key, known)}")
+        inner = dataclass_of(known[key])
+        if node[key] is None and inner:
+            node[key] = to_dict(inner())
+        child = node[key]
+        if inner:
+            return child, inner
+    if _is_part(child):
+        return child, Part
+    if not isinstance(child, dict | list):
+        raise UserError(f"{where}.{key} is {child!r}: nothing can be set inside it")
+    return child, Any
+
+
+def _position(node: list, key: str, where: str) -> int:
+    if not key.isdigit() or int(key) >= len(node):
+        raise UserError(f"{where} has positions 0 to {len(node) - 1}, not '{key}'")
+    return int(key)
+
+
+def _is_part(value: Any) -> bool:
+    return isinstance(value, dict) and set(value) == {"name", "args"}
+
+
+def _literal(text: str, annotation: Any) -> Any:
+    """Read a value from the shell: JSON where it is JSON, else the text itself."""
+    if annotation is Part and not text.lstrip().startswith("{"):
+        return {"name": text, "args": {}}
+    if annotation == tuple[Part, ...] and not text.lstrip().startswith("["):
+        return [{"name": n.strip(), "args": {}} for n in text.split(",") if n.strip()]
+    try:
+        value = json.loads({"None": "null", "True": "true", "False": "false"}.get(text, text))
+    except json.JSONDecodeError:
+        value = text
+    wants_text = annotation in (str, str | None)
+    return text if wants_text and value is not None and not isinstance(value, str) else value

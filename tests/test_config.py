@@ -1,0 +1,169 @@
+"""Configs: files, JSON, overrides, durations, and what is said about a mistake."""
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from jaxdl import config as configs
+from jaxdl.config import Config, EarlyStopping, Part, from_json, load, part, to_json, to_steps
+from jaxdl.errors import UserError
+from jaxdl.override import override
+
+
+def test_json_round_trip_keeps_nested_parts():
+    config = Config(
+        objective=part("supervised", loss=part("cross_entropy", label_smoothing=0.1)),
+        wrappers=(part("sam", rho=0.1),),
+        early_stopping=EarlyStopping(patience=3),
+    )
+    again = from_json(to_json(config))
+    assert again == config
+    assert isinstance(again.objective.args["loss"], Part)
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "value"),
+    [
+        ("seed", "7", 7),
+        ("duration", "3 epochs", "3 epochs"),
+        ("duration", "300", 300),
+        ("ema_decay", "0.9", 0.9),
+        ("ema_decay", "none", UserError),
+        ("ema_decay", "null", None),
+        ("optimizer.learning_rate", "3e-4", 3e-4),
+        ("optimizer.name", "lion", "lion"),
+        ("data.source.dataset", "123", 123),
+        ("data.test", "train[:80%]", "train[:80%]"),
+        ("data.validation", "None", None),
+        ("augment.0.padding", "2", 2),
+        ("augment.1.padding", "2", UserError),
+        ("early_stopping.patience", "4", 4),
+        ("early_stopping.patience", "0", UserError),
+        ("precision", "float64", UserError),
+        ("data.batch_size", "12.5", UserError),
+        ("data.batch_size", "-1", UserError),
+        ("optimiser.learning_rate", "1", UserError),
+        ("optimizer.learning_rate.deep", "1", UserError),
+        ("seed", "seven", UserError),
+        ("wrappers", "[1]", UserError),
+    ],
+)
+def test_override(path, text, value):
+    base = Config(augment=(part("random_crop", padding=4),))
+    if value is UserError:
+        with pytest.raises(UserError) as caught:
+            override(base, [(path, text)])
+        assert "\n" not in str(caught.value)
+        return
+    node = override(base, [(path, text)])
+    for key in path.split("."):
+        if isinstance(node, tuple):
+            node = node[int(key)]
+        elif isinstance(node, Part):
+            node = node.name if key == "name" else node.args[key]
+        else:
+            node = getattr(node, key)
+    assert node == value
+
+
+def test_a_name_replaces_a_part_and_forgets_its_arguments():
+    config = override(Config(), [("optimizer", "sgd"), ("optimizer.learning_rate", "0.5")])
+    assert config.optimizer == part("sgd", learning_rate=0.5)
+
+
+def test_names_replace_a_tuple_of_parts():
+    config = override(Config(), [("augment", "random_crop,random_flip"), ("augment.0.padding", "1")])
+    assert config.augment == (part("random_crop", padding=1), part("random_flip"))
+
+
+def test_unknown_key_names_the_nearest():
+    with pytest.raises(UserError, match="config.data.batchsize: did you mean 'batch_size'"):
+        override(Config(), [("data.batchsize", "1")])
+
+
+@pytest.mark.parametrize(
+    ("duration", "steps"),
+    [
+        (500, 500),
+        ("500 steps", 500),
+        ("1 epoch", 16),  # 1000 / 64 = 15.6
+        ("2.5 epochs", 40),  # 39.06
+        ("640 examples", 10),
+        ("641 examples", 11),
+        ("6.4e2 examples", 10),
+        ("5%", 50),
+        ("7%", 70),
+        ("5.5%", 55),
+        ("0.064 epochs", 1),
+        ("0 steps", 0),
+    ],
+)
+def test_durations(duration, steps):
+    assert to_steps(duration, examples=1000, batch_size=64, total=1000) == steps
+
+
+@pytest.mark.parametrize("duration", ["", "ten epochs", "5 apples", "-3", "1.2.3"])
+def test_durations_that_are_none(duration):
+    with pytest.raises(UserError, match="duration"):
+        to_steps(duration, examples=10, batch_size=1)
+
+
+def test_a_percentage_needs_a_whole():
+    with pytest.raises(UserError, match="percentage"):
+        to_steps("5%", examples=10, batch_size=1)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("def get_config(:\n", "line 1"),
+        ("x = 1\n", "no get_config"),
+        ("def get_config():\n    return 3\n", "not a Config"),
+        ("def get_config():\n    return 1 / 0\n", "line 2: ZeroDivisionError"),
+        (
+            "from jaxdl.config import Config\ndef get_config():\n    return Config(modle=1)\n",
+            "unexpected keyword argument 'modle'",
+        ),
+        (
+            "from jaxdl.config import Config\ndef get_config():\n    return Config(seed='a')\n",
+            "config.seed: expected `int`",
+        ),
+        ("import no_such_module\n", "No module named"),
+    ],
+)
+def test_a_bad_config_file_is_named(tmp_path, source, said):
+    file = tmp_path / "bad.py"
+    file.write_text(source)
+    with pytest.raises(UserError) as caught:
+        load(str(file))
+    assert said in str(caught.value) and "bad.py" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"modle": 1}', '{"data": {"source": {"nam": "x"}}}'])
+def test_bad_json_is_named(text):
+    with pytest.raises(UserError):
+        from_json(text)
+
+
+def test_an_argument_where_none_is_taken(tmp_path):
+    file = tmp_path / "plain.py"
+    file.write_text("from jaxdl.config import Config\ndef get_config():\n    return Config()\n")
+    assert load(str(file)) == Config()
+    with pytest.raises(UserError, match="takes no argument"):
+        load(f"{file}:big")
+
+
+def test_reading_a_config_does_not_import_jax():
+    code = "import sys; from jaxdl.config import load; load('configs/efficientnet.py'); "
+    code += "import jaxdl.override; assert not {'jax', 'flax', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_summary_mentions_every_field_that_is_set():
+    text = configs.summary(Config())
+    for field in dataclasses.fields(Config):
+        assert (field.name in text) == (getattr(Config(), field.name) not in (None, ()))

@@ -1,0 +1,200 @@
+"""The battery over all models: counts, shapes, gradients, types, and the split into two."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+from jaxdl import models, registry, tree
+from jaxdl.models.efficientnet import round_features
+from jaxdl.objectives.base import Model
+from jaxdl.objectives.supervised import supervised
+
+NAMES = [e.name for e in registry.entries("models")]
+
+# One of each structure: what is walked with real numbers.
+BUILT = {
+    "mlp": {},
+    "cnn": {},
+    "lenet5": {},
+    "resnet20": {},
+    "resnet18": {"width": 8},
+    "resnet50": {"width": 8},
+    "efficientnet_b0": {"width": 0.25, "depth": 0.5},
+}
+
+# Parameters with 1000 classes at 3 channels. torchvision's published counts; the CIFAR family as
+# in the paper's table 6 (0.27M, 0.46M, 0.66M, 0.85M, 1.7M), worked out exactly by hand below.
+GOLDEN = {
+    "resnet18": 11_689_512,
+    "resnet34": 21_797_672,
+    "resnet50": 25_557_032,
+    "resnet101": 44_549_160,
+    "resnet152": 60_192_808,
+    "efficientnet_b0": 5_288_548,
+    "efficientnet_b1": 7_794_184,
+    "efficientnet_b2": 9_109_994,
+    "efficientnet_b3": 12_233_232,
+    "efficientnet_b4": 19_341_616,
+    "efficientnet_b5": 30_389_784,
+    "efficientnet_b6": 43_040_704,
+    "efficientnet_b7": 66_347_960,
+}
+
+
+def shapes_of(name, classes=1000, image=(1, 32, 32, 3), **args):
+    model = models.create(name, classes, **args)
+    return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(image))
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_parameters_equal_the_published_count(name):
+    assert tree.count(shapes_of(name)["params"]) == GOLDEN[name]
+
+
+@pytest.mark.parametrize("n", [3, 5, 7, 9, 18])
+def test_parameters_of_the_cifar_family(n):
+    conv = 9 * 3 * 16 + 9 * 16 * 16 * 2 * n
+    conv += 9 * (16 * 32 + 32 * 32 * (2 * n - 1)) + 9 * (32 * 64 + 64 * 64 * (2 * n - 1))
+    norms = 2 * (16 + 2 * n * (16 + 32 + 64))
+    count = tree.count(shapes_of(f"resnet{6 * n + 2}", 10)["params"])
+    assert count == conv + norms + 64 * 10 + 10
+
+
+def test_parameters_of_lenet5():
+    # C1 156, C3 2,416 (all sixteen maps see all six), C5 48,120, F6 10,164, output 850
+    shapes = shapes_of("lenet5", 10, image=(1, 32, 32, 1))
+    assert tree.count(shapes["params"]) == 156 + 2416 + 48120 + 10164 + 850 == 61_706
+
+
+def test_every_model_is_counted_or_built():
+    assert set(NAMES) == set(GOLDEN) | set(BUILT) | {f"resnet{6 * n + 2}" for n in (3, 5, 7, 9, 18)}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_backbone_and_head_are_apart(name):
+    shapes = shapes_of(name, classes=7)
+    assert set(shapes["params"]) == {"backbone", "head"}
+    model = models.create(name, 7)
+    features = jax.eval_shape(
+        lambda v, x: model.apply(v, x, method="features"), shapes, jnp.zeros((2, 32, 32, 3))
+    )
+    assert features.ndim in (2, 4)
+    logits = jax.eval_shape(
+        lambda v, f: model.apply(v, f, method=lambda m, x: m.head(x)), shapes, features
+    )
+    chex.assert_shape(logits, (2, 7))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_bias_stands_before_a_batch_norm(name):
+    # Its gradient is zero but for rounding, which Adam would turn into steps of full size.
+    names = tree.flatten(shapes_of(name)["params"])
+    has_norm = any("norm" in n for n in names)
+    biased = [n for n in names if n.endswith("conv/bias") or n.endswith("dense/bias")]
+    assert not (has_norm and biased)
+
+
+def small_task(name, dtype=jnp.float32):
+    module = models.create(name, 5, **BUILT[name])
+    goal = supervised(Model(module, jnp.dtype(dtype)))
+    image = jax.random.normal(jax.random.key(1), (8, 32, 32, 3))
+    batch = {"image": image, "label": jnp.arange(8) % 5}
+    params, variables = jax.jit(goal.init)(jax.random.key(0), batch)
+    return goal, params, variables, batch
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_every_parameter_gets_a_gradient(name):
+    goal, params, variables, batch = small_task(name)
+    take = jax.jit(jax.value_and_grad(goal.loss, has_aux=True))
+    (loss, aux), grads = take(params, variables, batch, jax.random.key(2))
+    chex.assert_tree_all_finite((loss, grads, aux.variables))
+    for leaf, grad in tree.flatten(grads).items():
+        assert np.any(grad), leaf
+    chex.assert_trees_all_equal_structs(aux.variables, variables)
+    # A fresh network knows nothing yet: the loss is near log 5, within a factor of three.
+    assert np.log(5) / 3 < loss < 3 * np.log(5)
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_inference_is_per_example_and_vmaps(name):
+    goal, params, variables, batch = small_task(name)
+    predict = jax.jit(goal.predict)
+    whole = predict(params, variables, batch)["logits"]
+    half = predict(params, variables, {"image": batch["image"][:4]})["logits"]
+    np.testing.assert_allclose(whole[:4], half, rtol=1e-4, atol=1e-5)
+    twice = jax.tree.map(lambda x: jnp.stack([x, x]), (params, variables))
+    mapped = jax.jit(jax.vmap(goal.predict, (0, 0, None)))(*twice, batch)["logits"]
+    np.testing.assert_allclose(mapped[1], whole, rtol=1e-4, atol=1e-5)
+
+
+def matmuls(jaxpr):
+    """All matrix products and convolutions of a jaxpr, those of inner jaxprs included."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("dot_general", "conv_general_dilated"):
+            yield equation
+        for inner in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda x: isinstance(x, ClosedJaxpr | Jaxpr)
+        ):
+            if isinstance(inner, ClosedJaxpr | Jaxpr):
+                yield from matmuls(getattr(inner, "jaxpr", inner))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_product_of_a_training_step_is_in_the_compute_type(name):
+    goal = supervised(Model(models.create(name, 5), jnp.dtype(jnp.bfloat16)))
+    batch = {
+        "image": jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32),
+        "label": jax.ShapeDtypeStruct((2,), jnp.int32),
+    }
+    key = jax.random.key(0)
+    params, variables = jax.eval_shape(goal.init, key, batch)
+    assert {x.dtype for x in jax.tree.leaves((params, variables))} == {jnp.dtype("float32")}
+    take = jax.value_and_grad(goal.loss, has_aux=True)
+    jaxpr = jax.make_jaxpr(take)(params, variables, batch, key)
+    found = list(matmuls(jaxpr.jaxpr))
+    assert len(found) >= 3
+    for equation in found:
+        types = {str(v.aval.dtype) for v in equation.invars}
+        assert types == {"bfloat16"}, f"{types}\n{equation}"
+    (loss, aux), grads = jax.eval_shape(take, params, variables, batch, key)
+    assert loss.dtype == aux.outputs["logits"].dtype == jnp.float32
+    assert {g.dtype for g in jax.tree.leaves(grads)} == {jnp.dtype("float32")}
+    assert {v.dtype for v in jax.tree.leaves(aux.variables)} <= {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize(
+    ("width", "expected"),
+    [(1.0, (32, 16, 24, 40, 80, 112, 192, 320)), (2.0, (64, 32, 48, 80, 160, 224, 384, 640))],
+)
+def test_features_round_as_the_authors_do(width, expected):
+    assert tuple(round_features(f, width) for f in (32, 16, 24, 40, 80, 112, 192, 320)) == expected
+
+
+def test_features_never_round_below_nine_tenths():
+    # 1.1 * 40 = 44 -> 48 and not 40; 1.2 * 24 = 28.8 -> 32; 1.4 * 16 = 22.4 -> 24
+    assert [round_features(f, w) for f, w in ((40, 1.1), (24, 1.2), (16, 1.4))] == [48, 32, 24]
+
+
+def test_efficientnet_strides_change_no_parameter():
+    small = shapes_of("efficientnet_b0", strides=(1, 1, 1, 2, 2, 1, 2, 1))
+    chex.assert_trees_all_equal_shapes(small["params"], shapes_of("efficientnet_b0")["params"])
+
+
+def test_resnet_is_the_identity_where_its_branches_are_zero():
+    # y = relu(F(x) + x) with F = 0: the features are the stem's, subsampled and padded.
+    model = models.create("resnet20", 10)
+    image = jax.random.normal(jax.random.key(0), (1, 8, 8, 3))
+    variables = model.init(jax.random.key(1), image)
+    kill = lambda path, x: jnp.zeros_like(x) if "norm2" in str(path) else x
+    params = jax.tree_util.tree_map_with_path(kill, variables["params"])
+    state = {"params": params, "batch_stats": variables["batch_stats"]}
+    _, kept = model.apply(state, image, capture_intermediates=True, mutable=["intermediates"])
+    backbone = kept["intermediates"]["backbone"]
+    stem = jax.nn.relu(backbone["stem_norm"]["__call__"][0])
+    out = backbone["__call__"][0]
+    np.testing.assert_allclose(out[..., 24:40], stem[:, ::4, ::4], rtol=1e-6)
+    assert not np.any(out[..., :24]) and not np.any(out[..., 40:])
