@@ -120,11 +120,27 @@ def import_user_module(name: str) -> None:
 
 
 def open_splits(config: Config) -> dict[str, Split]:
-    """The splits a config names, by role."""
+    """The splits a config names, by role; all of one shape, and of the training split's classes."""
     build = registry.bind("sources", config.data.source)
-    roles = {role: getattr(config.data, role) for role in ("train", "validation", "test")}
-    memory = int(config.data.memory * GIB)
-    return {role: open_split(build, split, memory=memory) for role, split in roles.items() if split}
+    settings = {"memory": int(config.data.memory * GIB), "threads": config.data.threads}
+    train = open_split(build, config.data.train, **settings)
+    if train.num_classes is None:
+        raise UserError(f"source '{config.data.source.name}' has no labels to learn")
+    splits = {"train": train}
+    for role in ("validation", "test"):
+        name = getattr(config.data, role)
+        if name:
+            splits[role] = open_split(build, name, num_classes=train.num_classes, **settings)
+            if splits[role].element_spec != train.element_spec:
+                raise UserError(
+                    f"split '{name}' holds {_shapes(splits[role])}, but '{train.name}' holds "
+                    f"{_shapes(train)}"
+                )
+    return splits
+
+
+def _shapes(split: Split) -> str:
+    return ", ".join(f"{k} {s.dtype}{list(s.shape)}" for k, s in split.element_spec.items())
 
 
 def _optimizer(config: Config, factor: optax.Schedule, in_steps: Callable[[int | str], int]):

@@ -147,7 +147,9 @@ class Config:
 # Durations
 
 
-_DURATION = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?(?:e[+-]?[0-9]+)?)\s*(%|percent|steps?|epochs?|examples?)?\s*$")
+_DURATION = re.compile(
+    r"\s*([0-9]+(?:\.[0-9]*)?(?:e[+-]?[0-9]+)?)\s*(%|percent|steps?|epochs?|examples?)?\s*$"
+)
 
 
 def to_steps(

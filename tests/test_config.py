@@ -75,7 +75,9 @@ def test_a_name_replaces_a_part_and_forgets_its_arguments():
 
 
 def test_names_replace_a_tuple_of_parts():
-    config = override(Config(), [("augment", "random_crop,random_flip"), ("augment.0.padding", "1")])
+    config = override(
+        Config(), [("augment", "random_crop,random_flip"), ("augment.0.padding", "1")]
+    )
     assert config.augment == (part("random_crop", padding=1), part("random_flip"))
 
 

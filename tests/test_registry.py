@@ -24,7 +24,9 @@ def test_every_entry_is_documented_and_checkable(kind, entry):
     for name, parameter in entry.arguments().items():
         assert parameter.annotation is not inspect.Parameter.empty, name
         if parameter.default is not parameter.empty and not callable(parameter.default):
-            bound = registry.bind(kind, part(entry.name, **_required(entry), **{name: parameter.default}))
+            bound = registry.bind(
+                kind, part(entry.name, **_required(entry), **{name: parameter.default})
+            )
             assert callable(bound)
 
 

@@ -2,11 +2,13 @@
 
 https://arxiv.org/abs/1905.11946
 Differs from the authors' code: symmetric padding instead of TensorFlow's SAME, as torchvision and
-timm train it. `strides` may be changed so that small images keep a map worth convolving; the
+timm train it; the head starts by its fan in (the authors' fan out agrees for 1000 classes, and is
+ten times too large for ten). `strides` may be changed so that small images keep a map worth convolving; the
 parameters do not depend on them.
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, NamedTuple
 
@@ -23,7 +25,9 @@ from jaxdl.registry import register
 from jaxdl.types import Array
 
 _fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-_norm = partial(nn.BatchNorm, momentum=0.99, epsilon=1e-3)
+# One output channel hears k * k numbers, whatever the count of channels (the authors' code and timm;
+# torchvision counts them all, and starts with maps whose variance is below the norm's epsilon).
+_depthwise = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 class Stage(NamedTuple):
@@ -84,12 +88,12 @@ class MBConv(nn.Module):
     expand: int
     kernel: int
     stride: int
-    drop_path: float = 0.0
+    drop_path: float
+    norm: Callable[..., nn.Module]
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        conv = partial(Conv, use_bias=False, kernel_init=_fan_out)
-        norm = partial(_norm, use_running_average=not train)
+        conv, norm = partial(Conv, use_bias=False, kernel_init=_fan_out), self.norm
         inputs, wide = x.shape[-1], x.shape[-1] * self.expand
         y = x
         if self.expand != 1:
@@ -100,6 +104,7 @@ class MBConv(nn.Module):
             (self.stride, self.stride),
             padding=same(self.kernel),
             feature_group_count=wide,
+            kernel_init=_depthwise,
             name="depthwise_conv",
         )(y)
         y = nn.silu(norm(name="depthwise_norm")(y))
@@ -119,17 +124,24 @@ class EfficientNet(nn.Module):
         depth: multiplies the blocks of every stage, rounded up.
         strides: of the stem and of the seven stages' first blocks.
         drop_path: probability that the last block's branch is dropped; grows linearly to it.
+        norm_momentum: share of the batch norms' running statistics that a step keeps.
     """
 
     width: float = 1.0
     depth: float = 1.0
     strides: tuple[int, ...] = STRIDES
     drop_path: float = 0.2
+    norm_momentum: float = 0.99
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
         conv = partial(Conv, use_bias=False, kernel_init=_fan_out)
-        norm = partial(_norm, use_running_average=not train)
+        norm = partial(
+            nn.BatchNorm,
+            use_running_average=not train,
+            momentum=self.norm_momentum,
+            epsilon=1e-3,
+        )
         stem_stride, *strides = self.strides
         stem = round_features(32, self.width)
         x = conv(stem, (3, 3), (stem_stride,) * 2, padding=same(3), name="stem_conv")(x)
@@ -145,17 +157,13 @@ class EfficientNet(nn.Module):
                     kernel=stage.kernel,
                     stride=stride if j == 0 else 1,
                     drop_path=self.drop_path * done / sum(repeats),
+                    norm=norm,
                     name=f"stage{i + 1}_block{j + 1}",
                 )(x, train)
                 done += 1
 
         x = conv(4 * round_features(320, self.width), (1, 1), name="top_conv")(x)
         return nn.silu(norm(name="top_norm")(x))
-
-
-def _uniform_by_fan_out() -> Initializer:
-    # U(-1/sqrt(k), 1/sqrt(k)) for k classes, as the authors' dense initialiser.
-    return nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform")
 
 
 Strides = Annotated[tuple[int, ...], msgspec.Meta(min_length=8, max_length=8)]
@@ -171,12 +179,15 @@ def efficientnet(
     drop_path: Rate = 0.2,
     width: Positive | None = None,
     depth: Positive | None = None,
+    norm_momentum: Rate = 0.99,
 ) -> Classifier:
     """EfficientNet at one of the paper's scales; what is left as null is the variant's own."""
     variant_width, variant_depth, _, variant_drop_rate = VARIANTS[variant]
-    backbone = EfficientNet(width or variant_width, depth or variant_depth, strides, drop_path)
+    backbone = EfficientNet(
+        width or variant_width, depth or variant_depth, strides, drop_path, norm_momentum
+    )
     rate = variant_drop_rate if drop_rate is None else drop_rate
-    return Classifier(backbone, Head(num_classes, rate, _uniform_by_fan_out()))
+    return Classifier(backbone, Head(num_classes, rate))
 
 
 for name in VARIANTS:

@@ -6,6 +6,7 @@ leaf is sharded.
 """
 
 import logging
+import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,7 +51,11 @@ class Checkpoints:
         keep = policies.AnyPreservationPolicy(
             [
                 policies.LatestN(n=keep_latest),
-                policies.BestN(get_metric_fn=lambda m: sign * m["monitor"], n=keep_best),
+                policies.BestN(
+                    get_metric_fn=lambda m: sign * m["monitor"],
+                    n=keep_best,
+                    keep_checkpoints_without_metrics=False,
+                ),
             ]
         )
         self._folder = folder.absolute()
@@ -93,7 +98,7 @@ class Checkpoints:
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
             ),
-            metrics=None if metric is None else {"monitor": float(metric)},
+            metrics=None if metric is None or math.isnan(metric) else {"monitor": float(metric)},
         )
 
     def restore(self, step: int, like: TrainState) -> Restored:
