@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from jaxdl import tree
 from jaxdl.assemble import GIB, Plan, assemble
 from jaxdl.config import Config, summary
 from jaxdl.data.pipeline import evaluation_batches, train_batches
+from jaxdl.data.prefetch import Batches
 from jaxdl.report import write_report
 from jaxdl.train import rundir, stopping
 from jaxdl.train.checkpoint import Checkpoints, Restored
@@ -105,6 +106,21 @@ class Session:
         )
         return restored
 
+    def batches(self, start: int) -> Batches:
+        """Training batches from step `start` to the end of the run."""
+        plan, data = self.plan, self.config.data
+        return train_batches(
+            plan.splits["train"],
+            batch_size=data.batch_size,
+            seed=self.config.seed,
+            start=start,
+            stop=plan.steps,
+            sharding=batch_sharding(plan.mesh),
+            prefetch=data.prefetch,
+            threads=data.threads,
+            device_memory=int(data.device_memory * GIB),
+        )
+
     def evaluate(self, state: TrainState, role: str) -> dict[str, float]:
         """Measure a split, write it to the journal: 'role/metric' to value."""
         weights = state.weights(self.config.evaluation.ema)
@@ -113,7 +129,7 @@ class Session:
         self.journal.write(int(state.step), values)
         return values
 
-    def whole(self, role: str) -> Iterator[dict[str, jax.Array]]:
+    def whole(self, role: str) -> Batches:
         """A split's batches for evaluation, whole rows on every device, padding masked."""
         mesh, data = self.plan.mesh, self.config.data
         return evaluation_batches(
@@ -170,7 +186,7 @@ def train(
         return state, {"status": "finished"}
     step, seconds = _compiled(session, state)
     outcome = {"status": "finished", "compile_seconds": seconds}
-    batches = _train_batches(session, begun)
+    batches = session.batches(begun)
     with stop_signals() as caught, contextlib.closing(batches):
         log = _train_log(session, begun, extra, lambda: batches.waited)
         hooks, save = _hooks(session, log)
@@ -227,21 +243,6 @@ def _compiled(session: Session, state: TrainState) -> tuple[Step, float]:
     if session.leads:
         print(f"compiled the step in {seconds:.1f} s", flush=True)
     return step, seconds
-
-
-def _train_batches(session: Session, begun: int):
-    plan, data = session.plan, session.config.data
-    return train_batches(
-        plan.splits["train"],
-        batch_size=data.batch_size,
-        seed=session.config.seed,
-        start=begun,
-        stop=plan.steps,
-        sharding=batch_sharding(plan.mesh),
-        prefetch=data.prefetch,
-        threads=data.threads,
-        device_memory=int(data.device_memory * GIB),
-    )
 
 
 def _train_log(

@@ -1,7 +1,6 @@
 """Whole runs in this process: every shipped config, resuming, stopping early, repeating."""
 
 import json
-import os
 
 import chex
 import jax
@@ -10,7 +9,6 @@ import pytest
 from conftest import ROOT
 from test_checkpoint import assert_same_bits
 
-from jaxdl import run as runs
 from jaxdl.assemble import assemble
 from jaxdl.config import (
     Config,
@@ -23,11 +21,9 @@ from jaxdl.config import (
     part,
     to_json,
 )
-from jaxdl.data.pipeline import train_batches
 from jaxdl.errors import UserError
 from jaxdl.override import override
 from jaxdl.run import Session, run
-from jaxdl.train.sharding import batch_sharding
 from jaxdl.train.step import compile_step
 
 ARGUMENTS = {
@@ -76,10 +72,7 @@ def test_a_shipped_config_builds_and_takes_a_step(spec, tmp_path):
     plan = assemble(config)
     with Session(config, plan, tmp_path) as session:
         state, _ = session.start()
-        batches = train_batches(
-            plan.splits["train"], batch_size=16, seed=0, start=0, stop=1,
-            sharding=batch_sharding(plan.mesh),
-        )  # fmt: skip
+        batches = session.batches(0)
         state, metrics = compile_step(plan.step, state)(state, next(iter(batches)))
         batches.close()
     chex.assert_tree_all_finite((state.params, state.variables, metrics))
@@ -87,7 +80,7 @@ def test_a_shipped_config_builds_and_takes_a_step(spec, tmp_path):
 
 
 def small(**fields):
-    """Batch norm, dropout, augmentation, EMA and accumulation, within an epoch's reach of a second."""
+    """Batch norm, dropout, augmentation, EMA and accumulation, in seconds."""
     defaults = {
         "data": Data(batch_size=64),
         "model": part("cnn", widths=[8, 8], drop_rate=0.1),
@@ -123,7 +116,7 @@ def test_a_run_leaves_all_that_it_promises_and_repeats_bit_for_bit(tmp_path, cap
     assert first["test/accuracy"] > 0.3  # chance is 0.1
     manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())
     assert manifest["status"] == "finished" and manifest["data"]["train"] == 1258
-    assert manifest["parameters"] == 2_146
+    assert manifest["parameters"] == 72 + 3 * 576 + 4 * 16 + 90  # convolutions, norms, head
     predictions = np.load(tmp_path / "a" / "predictions.npz")
     hits = predictions["label"] == predictions["prediction"]
     assert np.mean(hits) == pytest.approx(first["test/accuracy"])
@@ -195,12 +188,13 @@ def test_the_loop_can_be_written_by_hand(tmp_path):
         state, _ = session.start()
         step = compile_step(plan.step, state)
         losses = []
-        for state, metrics in fit(state, step, runs._train_batches(session, 0)):
+        steps = fit(state, step, session.batches(0))
+        for state, metrics in steps:  # noqa: B007
             losses.append(float(metrics["loss"][0] / metrics["loss"][1]))
         assert len(losses) == 5 and session.evaluate(state, "test")["test/accuracy"] >= 0
 
 
-@pytest.mark.skipif("TFDS_DATA_DIR" not in os.environ, reason="needs TFDS_DATA_DIR with cifar10")
+@pytest.mark.data
 def test_real_cifar10_trains(tmp_path):
     config = load(str(ROOT / "configs/resnet.py:cifar10"))
     changes = [

@@ -16,9 +16,7 @@ from jaxdl.registry import bind
 
 GIB, ROOT = 2**30, Path(__file__).parents[1]
 REAL = Path(os.environ.get("TFDS_DATA_DIR", "")) if os.environ.get("TFDS_DATA_DIR") else None
-needs_real_data = pytest.mark.skipif(
-    REAL is None or not REAL.is_dir(), reason="TFDS_DATA_DIR names no folder of prepared data sets"
-)
+needs_real_data = pytest.mark.data
 
 
 def opened(name, split, memory=GIB, **args):

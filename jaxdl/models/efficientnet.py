@@ -2,9 +2,9 @@
 
 https://arxiv.org/abs/1905.11946
 Differs from the authors' code: symmetric padding instead of TensorFlow's SAME, as torchvision and
-timm train it; the head starts by its fan in (the authors' fan out agrees for 1000 classes, and is
-ten times too large for ten). `strides` may be changed so that small images keep a map worth convolving; the
-parameters do not depend on them.
+timm train it. The head starts by its fan in: the authors' fan out is much the same for 1000
+classes, and so large for ten that training starts at twice the loss of a guess. `strides` may be
+changed so that small images keep a map worth convolving; the parameters do not depend on them.
 """
 
 import math
@@ -14,7 +14,6 @@ from typing import Annotated, NamedTuple
 
 import flax.linen as nn
 import msgspec
-from flax.typing import Initializer
 
 from jaxdl.config import Positive, Rate
 from jaxdl.nn.conv import Conv
@@ -25,8 +24,8 @@ from jaxdl.registry import register
 from jaxdl.types import Array
 
 _fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-# One output channel hears k * k numbers, whatever the count of channels (the authors' code and timm;
-# torchvision counts them all, and starts with maps whose variance is below the norm's epsilon).
+# One output channel hears k * k numbers, however many channels there are (the authors' code, timm);
+# torchvision counts them all, and starts with maps whose variance is below the norm's epsilon.
 _depthwise = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
