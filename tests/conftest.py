@@ -7,6 +7,8 @@ from pathlib import Path
 import jax
 import pytest
 
+from jaxdl import registry
+
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -26,6 +28,13 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "data" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="TFDS_DATA_DIR names no prepared data sets"))
+
+
+@pytest.fixture
+def own_registry(monkeypatch):
+    """What a test registers is gone after it."""
+    full = {kind: {e.name: e for e in registry.entries(kind)} for kind in registry.ROOMS}
+    monkeypatch.setattr(registry, "_entries", full)
 
 
 @pytest.fixture(autouse=True)

@@ -223,6 +223,21 @@ def test_sigterm_saves_and_says_how_to_go_on(tmp_path):
 
 
 # Libraries may ask whether TensorFlow is installed; importing it is what must not happen.
+def test_a_second_start_compiles_nothing_anew(tmp_path):
+    cache = tmp_path / "cache"
+
+    def start(name):
+        arguments = [*TINY, "--config.duration=2 steps", "--workdir", tmp_path / name]
+        run = command(*arguments, XDG_CACHE_HOME=str(cache), JAX_COMPILATION_CACHE_DIR="")
+        _, error = run.communicate(timeout=300)
+        assert run.returncode == 0, error
+        return {p.name for p in (cache / "jaxdl" / "xla").iterdir() if p.name.endswith("-cache")}
+
+    first = start("first")
+    assert any(name.startswith("jit_step") for name in first)
+    assert start("second") == first
+
+
 BLOCKED = """
 import builtins, sys
 real, asked = builtins.__import__, []

@@ -37,10 +37,7 @@ def _required(entry):
 
 
 @pytest.fixture
-def own(monkeypatch):
-    tables = {kind: dict(table) for kind, table in registry._entries.items()}
-    monkeypatch.setattr(registry, "_entries", tables)
-
+def own(own_registry):
     @registry.register("models")
     def own_model(
         num_classes: int,

@@ -137,9 +137,13 @@ class TrainLog:
             },
         )
         if self._prints:
+            shown = "  ".join(
+                f"{name} {means[f'train/{name}']:.4f}"
+                for name in ("loss", "accuracy")
+                if f"train/{name}" in means
+            )
             print(
-                f"step {t}/{self._total}  epoch {epoch:.1f}  "
-                f"loss {means.get('train/loss', float('nan')):.4f}  "
+                f"step {t}/{self._total}  epoch {epoch:.1f}  {shown}  "
                 f"{speed:.0f} images/s  wait {wait:.0%}",
                 flush=True,
             )

@@ -1,0 +1,52 @@
+"""The README's code does what it says."""
+
+import re
+
+import pytest
+from conftest import ROOT
+
+from jaxdl import registry
+from jaxdl.config import part
+from jaxdl.data.pipeline import open_split
+
+README = (ROOT / "README.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+COMMANDS = re.findall(r"^python -m jaxdl.main .*?(?=\s{2,}#|$)", README, flags=re.M)
+
+
+@pytest.fixture
+def code(request):
+    (found,) = [block for block in PYTHON if request.param in block]
+    return found
+
+
+@pytest.mark.parametrize("code", ["stripes"], indirect=True)
+def test_the_five_line_data_set(code, own_registry):
+    exec(compile(code, "README", "exec"), {"__name__": "jaxdl.data"})
+    split = open_split(registry.bind("sources", part("stripes")), "train", memory=2**20)
+    assert len(split) == 512 and split.num_classes == 2
+    assert split.element_spec["image"].shape == (8, 8, 1)
+
+
+@pytest.mark.parametrize("code", ["compile_step"], indirect=True)
+def test_the_notebook_cell(code, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README", "exec"), {})
+    loss, accuracy = re.match(
+        r"(\S+) {'test/accuracy': ([0-9.]+)", capsys.readouterr().out
+    ).groups()
+    assert float(loss) < 2.3 and float(accuracy) > 0.2  # better than a guess
+
+
+def test_every_command_names_files_that_are_there():
+    assert len(COMMANDS) >= 5
+    for command in COMMANDS:
+        for file in re.findall(r"configs/\w+\.py", command):
+            assert (ROOT / file).is_file()
+
+
+def test_every_folder_has_its_line():
+    tree = README.split("## The tree")[1]
+    rooms = [p for p in (ROOT / "jaxdl").iterdir() if (p / "__init__.py").is_file()]
+    for folder in [*rooms, ROOT / "configs", ROOT / "docs", ROOT / "tests"]:
+        assert f"{folder.name}/" in tree, folder
