@@ -25,7 +25,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="jaxdl",
         description="Train, evaluate and report one run. Any field of the config is set as "
         "--config.field=value, any argument of a part as --config.model.width=64.",
-        epilog="Other verbs: `jaxdl report RUN` writes RUN/report.html anew.",
+        epilog="What can be set: --config FILE --print-config shows every field, --list KIND NAME "
+        "the arguments of a part. Other verbs: `jaxdl report RUN` writes RUN/report.html anew.",
         allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="FILE[:ARGUMENT]", help="a .py or .json config file")
@@ -34,7 +35,8 @@ def _parser() -> argparse.ArgumentParser:
         "--list",
         nargs="+",
         metavar=("KIND", "PATTERN"),
-        help="show what there is, e.g. models 'res*'",
+        help="show what there is, e.g. models 'res*'; kinds: models, objectives, losses, metrics, "
+        "augmentations, optimizers, wrappers, schedules, sources",
     )
     parser.add_argument(
         "--import", dest="imports", action="append", default=[], metavar="MODULE",
@@ -56,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -140,6 +144,8 @@ def _list(request: list[str], imports: list[str]) -> int:
     width = max((len(e.name) for e in entries), default=0)
     for entry in entries:
         print(f"{entry.name:<{width}}  {entry.summary}  {entry.paper}".rstrip())
+    if len(entries) == 1:
+        print("\n".join(f"    {line}" for line in registry.describe(entries[0])))
     if not entries:
         raise UserError(f"no {request[0]} match '{request[1]}'")
     return 0

@@ -187,3 +187,43 @@ def _convert(value: Any, annotation: Any, where: str) -> Any:
     except msgspec.ValidationError as error:
         message = str(error)
         raise UserError(f"{where}: {message[:1].lower()}{message[1:]}, got {value!r}") from error
+
+
+def describe(entry: Entry) -> list[str]:
+    """What a config may set, one line an argument: name, type, range, default."""
+    lines = []
+    for name, parameter in entry.arguments().items():
+        default = "" if parameter.default is parameter.empty else f" = {_shown(parameter.default)}"
+        lines.append(f"{name}: {_type_name(parameter.annotation)}{default}")
+    return lines
+
+
+def _shown(value: Any) -> str:
+    return value.__name__ if callable(value) else msgspec.json.encode(value).decode()
+
+
+def _type_name(annotation: Any) -> str:
+    """A type in a reader's words: 'float >= 0 < 1', 'duration', 'one of the losses'."""
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        for mark in inner[1:]:
+            if isinstance(mark, Of):
+                return f"one of the {mark.kind}"
+            if isinstance(mark, Steps):
+                return "duration"
+        marks = [m for m in inner[1:] if isinstance(m, msgspec.Meta)]
+        signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+        limits = [
+            f"{sign} {getattr(m, k)}"
+            for m in marks
+            for k, sign in signs.items()
+            if getattr(m, k) is not None
+        ]
+        return " ".join([_type_name(inner[0]), *limits])
+    if origin is typing.Literal:
+        return " | ".join(map(repr, inner))
+    if origin is tuple:
+        return f"list of {_type_name(inner[0])}"
+    if inner and origin is not None and type(None) in inner:
+        return " | ".join(["null" if a is type(None) else _type_name(a) for a in inner])
+    return getattr(annotation, "__name__", str(annotation))

@@ -29,7 +29,7 @@ def opened(arrays, memory=GIB, **options):
     return open_split(lambda _: arrays, "train", memory=memory, **options)
 
 
-def test_a_users_source_is_a_function_that_gives_arrays():
+def test_a_users_source_is_a_function_that_gives_arrays(own_registry):
     @register("sources")
     def stripes(split, /, *, n: int = 6):
         image = np.zeros((n, 4, 4), np.uint8)

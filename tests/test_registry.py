@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+from collections.abc import Callable
 from typing import Annotated
 
 import pytest
@@ -45,7 +46,7 @@ def own(own_registry):
         *,
         width: Count = 8,
         drop_rate: Rate = 0.0,
-        inner: Annotated[functools.partial | None, registry.Of("losses")] = None,
+        inner: Annotated[Callable | None, registry.Of("losses")] = None,
         warmup: Duration = "10%",
     ):
         """A model of the user's own. https://example.org/paper."""
@@ -110,3 +111,17 @@ def test_natural_order_and_wildcards():
     names = [e.name for e in registry.entries("models", "resnet*")]
     assert names == sorted(names, key=lambda n: int(n.removeprefix("resnet")))
     assert registry.entries("models", "no*such*model") == []
+
+
+def test_describe_says_types_ranges_and_defaults(own):
+    assert registry.describe(registry.find("models", "own_model")) == [
+        "width: int >= 1 = 8",
+        "drop_rate: float >= 0 < 1 = 0.0",
+        "inner: one of the losses = null",
+        'warmup: duration = "10%"',
+    ]
+
+
+@pytest.mark.parametrize(("kind", "entry"), ALL, ids=[f"{k}-{e.name}" for k, e in ALL])
+def test_every_entry_can_be_described(kind, entry):
+    assert len(registry.describe(entry)) == len(entry.arguments())

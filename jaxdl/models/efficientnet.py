@@ -3,8 +3,8 @@
 https://arxiv.org/abs/1905.11946
 Differs from the authors' code: symmetric padding instead of TensorFlow's SAME, as torchvision and
 timm train it. The head starts by its fan in: the authors' fan out is much the same for 1000
-classes, and so large for ten that training starts at twice the loss of a guess. `strides` may be
-changed so that small images keep a map worth convolving; the parameters do not depend on them.
+classes, but with ten training would start at a loss of 3.2, where a guess has 2.3. `strides` may
+be changed so that small images keep a map worth convolving; the parameters do not depend on them.
 """
 
 import math

@@ -105,5 +105,12 @@ def tree_shardings(shapes: PyTree, mesh: Mesh, rules: Rules = ()) -> PyTree:
 
 
 def fetch(tree: PyTree) -> PyTree:
-    """Replicated device arrays as NumPy arrays, on every process."""
-    return jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), tree)
+    """Device arrays as NumPy arrays, on every process; over several, they must be replicated."""
+
+    def one(x: jax.Array) -> np.ndarray:
+        if x.is_fully_addressable:
+            return np.asarray(x)
+        assert x.is_fully_replicated, f"no process holds all of {x.shape} under {x.sharding}"
+        return np.asarray(x.addressable_data(0))
+
+    return jax.tree.map(one, tree)
