@@ -4,7 +4,7 @@
     python -m jaxdl.main --config configs/cnn.py:mnist
     python -m jaxdl.main --config configs/cnn.py:cifar10
 
-digits   PROMISE
+digits   99.6% test accuracy (99.2 to 100 over 3 seeds), half a minute on 2 CPU cores
 mnist    PROMISE
 cifar10  PROMISE
 

@@ -25,7 +25,7 @@ from jaxdl.types import Array
 
 _fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 # One output channel hears k * k numbers, however many channels there are (the authors' code, timm);
-# torchvision counts them all, and starts with maps whose variance is below the norm's epsilon.
+# torchvision counts them all: in the deepest blocks the maps vary by less than the norm's epsilon.
 _depthwise = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 

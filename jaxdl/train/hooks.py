@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import jax
 import numpy as np
 from tqdm import tqdm
 
@@ -72,23 +71,20 @@ class TrainLog:
         del state
         self._flying.append(metrics)
         self._steps += 1
-        while len(self._flying) > IN_FLIGHT:
-            self._land()
+        self._land(IN_FLIGHT)
         self._bar.update()
         if t % self._every == 0 or t == self._total:
             self._write(t)
 
     def window(self) -> dict[str, Any]:
         """Sums of the unfinished window, for a checkpoint to carry."""
-        while self._flying:
-            self._land()
+        self._land(0)
         return {k: [float(x) for x in pair] for k, pair in self._sums.items()}
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
         """Time spent in here is not training time."""
-        while self._flying:
-            self._land()
+        self._land(0)
         began = time.perf_counter()
         yield
         self._paused += time.perf_counter() - began
@@ -103,16 +99,21 @@ class TrainLog:
         """Leave the bar as it stands."""
         self._bar.close()
 
-    def _land(self) -> None:
-        landed = fetch(jax.block_until_ready(self._flying.popleft()))
-        for name, (value, count) in landed.items():
-            value_before, count_before = self._sums.get(name, (0.0, 0.0))
-            self._sums[name] = (value_before + float(value), count_before + float(count))
-        if not self._bar.disable and time.perf_counter() - self._shown > 0.5:
-            self._shown = time.perf_counter()
-            speed, wait = self._speed()
-            now = {k: f"{v / n:.4f}" for k, (v, n) in landed.items() if k in ("loss", "accuracy")}
-            self._bar.set_postfix(now | {"images/s": f"{speed:.0f}", "wait": f"{wait:.0%}"})
+    def _land(self, leave: int) -> None:
+        """Wait for all steps but the last few, and add up what they measured."""
+        while len(self._flying) > leave:
+            landed = fetch(self._flying.popleft())
+            for name, (value, count) in landed.items():
+                value_before, count_before = self._sums.get(name, (0.0, 0.0))
+                self._sums[name] = (value_before + float(value), count_before + float(count))
+            if not self._bar.disable and time.perf_counter() - self._shown > 0.5:
+                self._show(landed)
+
+    def _show(self, landed: Metrics) -> None:
+        self._shown = time.perf_counter()
+        speed, wait = self._speed()
+        now = {k: f"{v / n:.4f}" for k, (v, n) in landed.items() if k in ("loss", "accuracy")}
+        self._bar.set_postfix(now | {"images/s": f"{speed:.0f}", "wait": f"{wait:.0%}"})
 
     def _speed(self) -> tuple[float, float]:
         """Examples a second, and the share of time spent waiting for data, in this window."""
@@ -121,8 +122,7 @@ class TrainLog:
         return landed * self._batch_size / seconds, (self._waited() - self._waited_before) / seconds
 
     def _write(self, t: int) -> None:
-        while self._flying:
-            self._land()
+        self._land(0)
         means = {f"train/{k}": value / count for k, (value, count) in self._sums.items() if count}
         speed, wait = self._speed()
         epoch = t * self._batch_size / self._examples
