@@ -143,7 +143,8 @@ def _list(request: list[str], imports: list[str]) -> int:
     entries = registry.entries(*request)
     width = max((len(e.name) for e in entries), default=0)
     for entry in entries:
-        print(f"{entry.name:<{width}}  {entry.summary}  {entry.paper}".rstrip())
+        paper = "" if entry.paper in entry.summary else entry.paper
+        print(f"{entry.name:<{width}}  {entry.summary}  {paper}".rstrip())
     if len(entries) == 1:
         print("\n".join(f"    {line}" for line in registry.describe(entries[0])))
     if not entries:

@@ -47,6 +47,10 @@ def _descend(node: Any, annotation: Any, key: str, where: str) -> tuple[Any, Any
         return child, Part if _is_part(child) else Any
     if annotation is Part:
         child = node["args"].get(key, node.get(key))
+        if isinstance(child, str):  # a part by its bare name, such as loss=cross_entropy
+            child = node["args"][key] = {"name": child, "args": {}}
+        if child is None:
+            raise UserError(f"{where}.{key} is not set: name it first, --{where}.{key}=NAME")
     else:
         known = {f.name: f.type for f in dataclasses.fields(annotation)}
         if key not in known:

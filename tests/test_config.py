@@ -81,6 +81,14 @@ def test_names_replace_a_tuple_of_parts():
     assert config.augment == (part("random_crop", padding=1), part("random_flip"))
 
 
+def test_a_part_inside_a_part_is_named_and_then_set():
+    path = "objective.loss"
+    config = override(Config(), [(path, "cross_entropy"), (f"{path}.label_smoothing", "0.1")])
+    assert config.objective == part("supervised", loss=part("cross_entropy", label_smoothing=0.1))
+    with pytest.raises(UserError, match="config.objective.loss is not set: name it first"):
+        override(Config(), [(f"{path}.label_smoothing", "0.1")])
+
+
 def test_unknown_key_names_the_nearest():
     with pytest.raises(UserError, match="config.data.batchsize: did you mean 'batch_size'"):
         override(Config(), [("data.batchsize", "1")])
