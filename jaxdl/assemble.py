@@ -173,11 +173,13 @@ def _check_batch(config: Config, mesh: jax.sharding.Mesh) -> None:
 
 
 def _check_monitor(config: Config, splits: dict[str, Split], metrics: dict[str, Any]) -> None:
-    known = [f"{split}/{name}" for split in splits if split != "train" for name in metrics]
-    if config.evaluation.monitor not in known and (
-        config.early_stopping or config.evaluation.monitor.startswith(tuple(splits))
-    ):
+    if "validation" not in splits:
+        if config.early_stopping:
+            raise UserError("config.early_stopping needs a split in config.data.validation")
+        return
+    monitor, known = config.evaluation.monitor, [f"validation/{name}" for name in metrics]
+    if monitor not in known:
         raise UserError(
-            f"config.evaluation.monitor '{config.evaluation.monitor}' is not measured: "
-            f"{choices(config.evaluation.monitor, known)}"
+            f"config.evaluation.monitor '{monitor}' is not measured while training: "
+            f"{choices(monitor, known)}"
         )

@@ -207,14 +207,9 @@ def train(
 
 
 def _hooks(session: Session, log: TrainLog) -> tuple[list[Hook], Callable[[int, TrainState], None]]:
-    """Log, evaluate, save, stop early, in this order; and what saves a step unless it is saved."""
+    """Log, evaluate, save, in this order; and what saves a step unless it is saved already."""
     plan, config = session.plan, session.config
     saved: set[int] = set()
-
-    def evaluate(t: int, state: TrainState, metrics: Any) -> None:
-        with log.pause():
-            values = session.evaluate(state, "validation")
-            log.say(f"step {t}  " + "  ".join(f"{k} {v:.4f}" for k, v in values.items()))
 
     def save(t: int, state: TrainState) -> None:
         if t not in saved:
@@ -223,16 +218,20 @@ def _hooks(session: Session, log: TrainLog) -> tuple[list[Hook], Callable[[int, 
                 session.checkpoints.save(t, state, measured, {"window": log.window()})
             saved.add(t)
 
-    def checkpoint(t: int, state: TrainState, metrics: Any) -> None:
-        if t % period == 0 or session.has_improved(t):
+    def evaluate(t: int, state: TrainState, metrics: Any) -> bool:
+        with log.pause():
+            values = session.evaluate(state, "validation")
+            log.say(f"step {t}  " + "  ".join(f"{k} {v:.4f}" for k, v in values.items()))
+        if session.has_improved(t):
             save(t, state)
+        return session.has_stopped()
 
-    period = max(1, plan.to_steps(config.checkpoint.every))
     hooks: list[Hook] = [log]
     if "validation" in plan.splits:
         n = max(1, plan.to_steps(config.evaluation.every))
         hooks.append(every(n, evaluate, last=plan.steps))
-    return [*hooks, checkpoint, lambda t, state, metrics: session.has_stopped()], save
+    period = max(1, plan.to_steps(config.checkpoint.every))
+    return [*hooks, every(period, lambda t, state, metrics: save(t, state))], save
 
 
 def _compiled(session: Session, state: TrainState) -> tuple[Step, float]:

@@ -61,6 +61,8 @@ def refused(capsys, *arguments):
         (["--config.mesh.data=3"], "does not use the 8 devices"),
         (["--config.data.batch_size=12"], "does not divide over 8 devices"),
         (["--config.evaluation.monitor=validation/acuracy"], "did you mean 'validation/accuracy'"),
+        (["--config.evaluation.monitor=test/accuracy"], "is not measured while training"),
+        (["--config.data.validation=null", "--config.early_stopping.patience=2"], "needs a split"),
         (["--workdir", "/proc/nothing"], "cannot write to workdir"),
         (["--import", "no_such_module"], "cannot import 'no_such_module'"),
         (["--no-such-option"], "--no-such-option"),
