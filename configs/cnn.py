@@ -5,7 +5,7 @@
     python -m jaxdl.main --config configs/cnn.py:cifar10
 
 digits   99.6% test accuracy (99.2 to 100 over 3 seeds), half a minute on 2 CPU cores
-mnist    PROMISE
+mnist    not yet measured
 cifar10  not yet measured
 
 Very Deep Convolutional Networks. Simonyan, Zisserman 2014. https://arxiv.org/abs/1409.1556

@@ -80,7 +80,6 @@ def python(code, *arguments):
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    pytest.importorskip("tensorflow_datasets")
     folder = str(tmp_path_factory.mktemp("tfds"))
     python(PREPARE, folder)
     return folder

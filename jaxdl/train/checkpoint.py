@@ -78,7 +78,8 @@ class Checkpoints:
         self._manager.close()
 
     def steps(self) -> list[int]:
-        """Steps with a finished checkpoint, ascending."""
+        """Steps that have a checkpoint, ascending; waits for the one being written."""
+        self._manager.wait_until_finished()
         return sorted(self._manager.all_steps(read=True))
 
     def save(
