@@ -154,11 +154,11 @@ class Session:
             mode=self.config.evaluation.mode,
         )
 
-    def has_improved(self, step: int) -> bool:
-        """Whether the evaluation at this step is the best so far."""
-        steps, values = [s for s, _ in self.history()], [v for _, v in self.history()]
+    def has_improved(self) -> bool:
+        """Whether the last evaluation is the best so far."""
+        values = [v for _, v in self.history()]
         best = stopping.best(values, self.config.evaluation.mode)
-        return best is not None and best == len(values) - 1 and steps[best] == step
+        return best is not None and best == len(values) - 1
 
     def best(self, state: TrainState) -> TrainState:
         """The best weights that were kept where early stopping asks for them, else the last."""
@@ -222,7 +222,7 @@ def _hooks(session: Session, log: TrainLog) -> tuple[list[Hook], Callable[[int, 
         with log.pause():
             values = session.evaluate(state, "validation")
             log.say(f"step {t}  " + "  ".join(f"{k} {v:.4f}" for k, v in values.items()))
-        if session.has_improved(t):
+        if session.has_improved():
             save(t, state)
         return session.has_stopped()
 
