@@ -29,7 +29,7 @@ def digits() -> Config:
     """Minutes on two CPU cores: 8x8 images enlarged to 16x16."""
     return Config(
         data=Data(source=part("digits", size=16), batch_size=32),
-        model=part("efficientnet_b0", strides=DIGITS_STRIDES, norm_momentum=0.9),
+        model=part("efficientnet_b0", strides=DIGITS_STRIDES),
         optimizer=part("adamw", learning_rate=3e-3, weight_decay=0.05),
         schedule=part("warmup_cosine", warmup="10%"),
         preprocess=(part("normalize", mean=[0.305], std=[0.376]),),

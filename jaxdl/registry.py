@@ -24,6 +24,12 @@ from jaxdl.errors import UserError, choices
 
 ROOMS = {
     "models": "jaxdl.models",
+    "blocks": "jaxdl.models",
+    "activations": "jaxdl.nn",
+    "norms": "jaxdl.nn",
+    "convs": "jaxdl.nn",
+    "poolings": "jaxdl.nn",
+    "attentions": "jaxdl.nn",
     "objectives": "jaxdl.objectives",
     "losses": "jaxdl.losses",
     "metrics": "jaxdl.metrics",
@@ -32,6 +38,7 @@ ROOMS = {
     "wrappers": "jaxdl.optim",
     "schedules": "jaxdl.optim",
     "sources": "jaxdl.data",
+    "weights": "jaxdl.hub.names",
 }
 
 _entries: dict[str, dict[str, "Entry"]] = {kind: {} for kind in ROOMS}
@@ -52,6 +59,8 @@ class Entry:
     name: str
     build: Callable[..., Any]
     module: str
+    facts: dict[str, Any]
+    """What is known of it besides: of a model, `image`, the input shape it was made for."""
 
     @property
     def summary(self) -> str:
@@ -79,14 +88,14 @@ def _unwrapped(build: Callable[..., Any]) -> Callable[..., Any]:
     return build.func if isinstance(build, functools.partial) else build
 
 
-def register(kind: str, name: str | None = None) -> Callable[[Callable], Callable]:
-    """Decorator: offer a builder under its own name, or under `name`."""
+def register(kind: str, name: str | None = None, **facts: Any) -> Callable[[Callable], Callable]:
+    """Decorator: offer a builder under its own name, or under `name`, with what is known of it."""
     if kind not in ROOMS:
         raise ValueError(f"unknown kind '{kind}': {choices(kind, ROOMS)}")
 
     def add(build: Callable) -> Callable:
         function = _unwrapped(build)
-        entry = Entry(kind, name or function.__name__, build, function.__module__)
+        entry = Entry(kind, name or function.__name__, build, function.__module__, facts)
         known = _entries[kind].get(entry.name)
         if known and known.module != entry.module:
             raise ValueError(f"{kind} '{entry.name}' is in {known.module} and {entry.module}")
@@ -174,6 +183,8 @@ def _convert(value: Any, annotation: Any, where: str) -> Any:
     inner = next((m.kind for m in _marks(annotation) if isinstance(m, Of)), None)
     if inner and isinstance(value, Part | str):
         return bind(inner, value if isinstance(value, Part) else Part(value))
+    if inner and callable(value):
+        return value
     if typing.get_origin(annotation) is tuple and isinstance(value, list | tuple):
         item = typing.get_args(annotation)[0]
         if any(isinstance(m, Of) for m in _marks(item)):
@@ -199,6 +210,9 @@ def describe(entry: Entry) -> list[str]:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, functools.partial):
+        args = ", ".join(f"{k}={_shown(v)}" for k, v in value.keywords.items())
+        return f"{value.func.__name__}({args})"
     return value.__name__ if callable(value) else msgspec.json.encode(value).decode()
 
 

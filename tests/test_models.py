@@ -1,52 +1,33 @@
 """The battery over all models: counts, shapes, gradients, types, and the split into two."""
 
+from functools import cache
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr
+from zoo import BUILT, GOLDEN, ROUNDED
 
 from jaxdl import models, registry, tree
-from jaxdl.models.efficientnet import round_features
 from jaxdl.objectives.base import Model
+from jaxdl.nn.layers import round_channels
 from jaxdl.objectives.supervised import supervised
 
-NAMES = [e.name for e in registry.entries("models")]
-
-# One of each structure: what is walked with real numbers.
-BUILT = {
-    "mlp": {},
-    "cnn": {},
-    "lenet5": {},
-    "resnet20": {},
-    "resnet18": {"width": 8},
-    "resnet50": {"width": 8},
-    "efficientnet_b0": {"width": 0.25, "depth": 0.5},
-}
-
-# Parameters with 1000 classes at 3 channels. torchvision's published counts; the CIFAR family as
-# in the paper's table 6 (0.27M, 0.46M, 0.66M, 0.85M, 1.7M), worked out exactly by hand below.
-GOLDEN = {
-    "resnet18": 11_689_512,
-    "resnet34": 21_797_672,
-    "resnet50": 25_557_032,
-    "resnet101": 44_549_160,
-    "resnet152": 60_192_808,
-    "efficientnet_b0": 5_288_548,
-    "efficientnet_b1": 7_794_184,
-    "efficientnet_b2": 9_109_994,
-    "efficientnet_b3": 12_233_232,
-    "efficientnet_b4": 19_341_616,
-    "efficientnet_b5": 30_389_784,
-    "efficientnet_b6": 43_040_704,
-    "efficientnet_b7": 66_347_960,
-}
+ENTRIES = registry.entries("models")
+NAMES = [e.name for e in ENTRIES if "tokens" not in e.facts]
 
 
-def shapes_of(name, classes=1000, image=(1, 32, 32, 3), **args):
+CIFAR = {f"resnet{6 * n + 2}" for n in (3, 5, 7, 9, 18)}
+AUXILIARY = ("auxiliary_0", "auxiliary_1")
+
+
+@cache
+def shapes_of(name, classes=1000, image=None, **args):
     model = models.create(name, classes, **args)
-    return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(image))
+    image = jax.ShapeDtypeStruct((1, *(image or models.input_shape(name))), jnp.float32)
+    return jax.eval_shape(model.init, jax.random.key(0), image)
 
 
 @pytest.mark.parametrize("name", GOLDEN)
@@ -65,27 +46,31 @@ def test_parameters_of_the_cifar_family(n):
 
 def test_parameters_of_lenet5():
     # C1 156, C3 2,416 (all sixteen maps see all six), C5 48,120, F6 10,164, output 850
-    shapes = shapes_of("lenet5", 10, image=(1, 32, 32, 1))
+    shapes = shapes_of("lenet5", 10, image=(32, 32, 1))
     assert tree.count(shapes["params"]) == 156 + 2416 + 48120 + 10164 + 850 == 61_706
 
 
+@pytest.mark.parametrize("name", ROUNDED)
+def test_parameters_equal_the_rounded_count(name):
+    assert f"{tree.count(shapes_of(name)['params']) / 1e6:.2f}" == ROUNDED[name]
+
+
 def test_every_model_is_counted_or_built():
-    assert set(NAMES) == set(GOLDEN) | set(BUILT) | {f"resnet{6 * n + 2}" for n in (3, 5, 7, 9, 18)}
+    assert set(NAMES) <= set(GOLDEN) | set(ROUNDED) | set(BUILT) | CIFAR
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_backbone_and_head_are_apart(name):
     shapes = shapes_of(name, classes=7)
-    assert set(shapes["params"]) == {"backbone", "head"}
+    assert {"backbone", "head"} <= set(shapes["params"]) <= {"backbone", "head", *AUXILIARY}
     model = models.create(name, 7)
-    features = jax.eval_shape(
-        lambda v, x: model.apply(v, x, method="features"), shapes, jnp.zeros((2, 32, 32, 3))
-    )
-    assert features.ndim in (2, 4)
+    image = jax.ShapeDtypeStruct((2, *models.input_shape(name)), jnp.float32)
+    features = jax.eval_shape(lambda v, x: model.apply(v, x, method="features"), shapes, image)
     logits = jax.eval_shape(
         lambda v, f: model.apply(v, f, method=lambda m, x: m.head(x)), shapes, features
     )
-    chex.assert_shape(logits, (2, 7))
+    maps = image.shape[1:3] if "segmentation" in registry.find("models", name).facts else ()
+    chex.assert_shape(logits, (2, *maps, 7))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -98,9 +83,9 @@ def test_no_bias_stands_before_a_batch_norm(name):
 
 
 def small_task(name, dtype=jnp.float32):
-    module = models.create(name, 5, **BUILT[name])
-    goal = supervised(Model(module, jnp.dtype(dtype)))
-    image = jax.random.normal(jax.random.key(1), (8, 32, 32, 3))
+    size, args = BUILT[name]
+    goal = supervised(Model(models.create(name, 5, **args), jnp.dtype(dtype)))
+    image = jax.random.normal(jax.random.key(1), (8, size, size, 3))
     batch = {"image": image, "label": jnp.arange(8) % 5}
     params, variables = jax.jit(goal.init)(jax.random.key(0), batch)
     return goal, params, variables, batch
@@ -143,11 +128,12 @@ def matmuls(jaxpr):
                 yield from matmuls(getattr(inner, "jaxpr", inner))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", BUILT)
 def test_every_product_of_a_training_step_is_in_the_compute_type(name):
-    goal = supervised(Model(models.create(name, 5), jnp.dtype(jnp.bfloat16)))
+    size, args = BUILT[name]
+    goal = supervised(Model(models.create(name, 5, **args), jnp.dtype(jnp.bfloat16)))
     batch = {
-        "image": jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32),
+        "image": jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32),
         "label": jax.ShapeDtypeStruct((2,), jnp.int32),
     }
     key = jax.random.key(0)
@@ -171,12 +157,12 @@ def test_every_product_of_a_training_step_is_in_the_compute_type(name):
     [(1.0, (32, 16, 24, 40, 80, 112, 192, 320)), (2.0, (64, 32, 48, 80, 160, 224, 384, 640))],
 )
 def test_features_round_as_the_authors_do(width, expected):
-    assert tuple(round_features(f, width) for f in (32, 16, 24, 40, 80, 112, 192, 320)) == expected
+    assert tuple(round_channels(f * width) for f in (32, 16, 24, 40, 80, 112, 192, 320)) == expected
 
 
 def test_features_never_round_below_nine_tenths():
     # 1.1 * 40 = 44 -> 48 and not 40; 1.2 * 24 = 28.8 -> 32; 1.4 * 16 = 22.4 -> 24
-    assert [round_features(f, w) for f, w in ((40, 1.1), (24, 1.2), (16, 1.4))] == [48, 32, 24]
+    assert [round_channels(f * w) for f, w in ((40, 1.1), (24, 1.2), (16, 1.4))] == [48, 32, 24]
 
 
 def test_efficientnet_strides_change_no_parameter():

@@ -8,7 +8,6 @@ be changed so that small images keep a map worth convolving; the parameters do n
 """
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import Annotated, NamedTuple
 
@@ -16,14 +15,16 @@ import flax.linen as nn
 import msgspec
 
 from jaxdl.config import Positive, Rate
-from jaxdl.nn.conv import Conv
+from jaxdl.nn.activation import Activation, silu
 from jaxdl.nn.drop import DropPath
 from jaxdl.nn.head import Classifier, Head
+from jaxdl.nn.kernel_norm import ConvBuilder, plain
+from jaxdl.nn.layers import Layers, fan_out, round_channels, symmetric
+from jaxdl.nn.norm import Norm, batch_norm
 from jaxdl.nn.squeeze import SqueezeExcite
 from jaxdl.registry import register
 from jaxdl.types import Array
 
-_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 # One output channel hears k * k numbers, however many channels there are (the authors' code, timm);
 # torchvision counts them all: in the deepest blocks the maps vary by less than the norm's epsilon.
 _depthwise = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -62,18 +63,12 @@ VARIANTS = {
     "efficientnet_b6": (1.8, 2.6, 528, 0.5),
     "efficientnet_b7": (2.0, 3.1, 600, 0.5),
 }
-
-
-def round_features(features: float, width: float, divisor: int = 8) -> int:
-    """Scaled by the width, to the nearest multiple of the divisor, never below 90% of the wish."""
-    scaled = features * width
-    rounded = max(divisor, int(scaled + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * scaled else rounded
-
-
-def same(kernel: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Symmetric padding that keeps the size at stride 1."""
-    return ((kernel // 2, kernel // 2),) * 2
+# torchvision's: the authors' 0.99 and 1e-3 only from B5 on.
+AUTHORS_NORM = partial(batch_norm, momentum=0.99, epsilon=1e-3)
+NORMS = {
+    f"efficientnet_b{i}": AUTHORS_NORM if i >= 5 else batch_norm
+    for i in range(8)
+}
 
 
 class MBConv(nn.Module):
@@ -88,28 +83,30 @@ class MBConv(nn.Module):
     kernel: int
     stride: int
     drop_path: float
-    norm: Callable[..., nn.Module]
+    layers: Layers
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        conv, norm = partial(Conv, use_bias=False, kernel_init=_fan_out), self.norm
+        norm, activation = self.layers.norm, self.layers.activation
+        conv = partial(self.layers.conv, use_bias=False, kernel_init=fan_out)
         inputs, wide = x.shape[-1], x.shape[-1] * self.expand
         y = x
         if self.expand != 1:
-            y = nn.silu(norm(name="expand_norm")(conv(wide, (1, 1), name="expand_conv")(y)))
+            y = conv(wide, (1, 1), name="expand_conv")(y)
+            y = activation(norm("expand_norm")(y, train))
         y = conv(
             wide,
             (self.kernel, self.kernel),
-            (self.stride, self.stride),
-            padding=same(self.kernel),
+            strides=(self.stride, self.stride),
+            padding=symmetric(self.kernel),
             feature_group_count=wide,
             kernel_init=_depthwise,
             name="depthwise_conv",
         )(y)
-        y = nn.silu(norm(name="depthwise_norm")(y))
+        y = activation(norm("depthwise_norm")(y, train))
         squeezed = max(1, inputs // 4)
-        y = SqueezeExcite(squeezed, nn.silu, kernel_init=_fan_out, name="squeeze_excite")(y)
-        y = norm(name="project_norm")(conv(self.features, (1, 1), name="project_conv")(y))
+        y = SqueezeExcite(squeezed, activation, kernel_init=fan_out, name="squeeze_excite")(y)
+        y = norm("project_norm")(conv(self.features, (1, 1), name="project_conv")(y), train)
         if self.stride == 1 and inputs == self.features:
             y = x + DropPath(self.drop_path)(y, train)
         return y
@@ -123,46 +120,43 @@ class EfficientNet(nn.Module):
         depth: multiplies the blocks of every stage, rounded up.
         strides: of the stem and of the seven stages' first blocks.
         drop_path: probability that the last block's branch is dropped; grows linearly to it.
-        norm_momentum: share of the batch norms' running statistics that a step keeps.
+        layers: convolution, norm and activation.
     """
 
     width: float = 1.0
     depth: float = 1.0
     strides: tuple[int, ...] = STRIDES
     drop_path: float = 0.2
-    norm_momentum: float = 0.99
+    layers: Layers = Layers(activation=silu)
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        conv = partial(Conv, use_bias=False, kernel_init=_fan_out)
-        norm = partial(
-            nn.BatchNorm,
-            use_running_average=not train,
-            momentum=self.norm_momentum,
-            epsilon=1e-3,
-        )
+        norm, activation = self.layers.norm, self.layers.activation
+        conv = partial(self.layers.conv, use_bias=False, kernel_init=fan_out)
         stem_stride, *strides = self.strides
-        stem = round_features(32, self.width)
-        x = conv(stem, (3, 3), (stem_stride,) * 2, padding=same(3), name="stem_conv")(x)
-        x = nn.silu(norm(name="stem_norm")(x))
+        stem = round_channels(32 * self.width)
+        x = conv(stem, (3, 3), strides=(stem_stride,) * 2, padding=symmetric(3), name="stem_conv")(
+            x
+        )
+        x = activation(norm("stem_norm")(x, train))
 
         repeats = [math.ceil(stage.blocks * self.depth) for stage in STAGES]
         done = 0
         for i, (stage, stride, repeat) in enumerate(zip(STAGES, strides, repeats, strict=True)):
             for j in range(repeat):
                 x = MBConv(
-                    features=round_features(stage.features, self.width),
+                    features=round_channels(stage.features * self.width),
                     expand=stage.expand,
                     kernel=stage.kernel,
                     stride=stride if j == 0 else 1,
                     drop_path=self.drop_path * done / sum(repeats),
-                    norm=norm,
+                    layers=self.layers,
                     name=f"stage{i + 1}_block{j + 1}",
                 )(x, train)
                 done += 1
 
-        x = conv(4 * round_features(320, self.width), (1, 1), name="top_conv")(x)
-        return nn.silu(norm(name="top_norm")(x))
+        x = conv(4 * round_channels(320 * self.width), (1, 1), name="top_conv")(x)
+        return activation(norm("top_norm")(x, train))
 
 
 Strides = Annotated[tuple[int, ...], msgspec.Meta(min_length=8, max_length=8)]
@@ -178,16 +172,20 @@ def efficientnet(
     drop_path: Rate = 0.2,
     width: Positive | None = None,
     depth: Positive | None = None,
-    norm_momentum: Rate = 0.99,
+    activation: Activation = silu,
+    norm: Norm = batch_norm,
+    conv: ConvBuilder = plain,
 ) -> Classifier:
     """EfficientNet at one of the paper's scales; what is left as null is the variant's own."""
     variant_width, variant_depth, _, variant_drop_rate = VARIANTS[variant]
+    layers = Layers(conv, norm, activation)
     backbone = EfficientNet(
-        width or variant_width, depth or variant_depth, strides, drop_path, norm_momentum
+        width or variant_width, depth or variant_depth, strides, drop_path, layers
     )
     rate = variant_drop_rate if drop_rate is None else drop_rate
     return Classifier(backbone, Head(num_classes, rate))
 
 
-for name in VARIANTS:
-    register("models", name)(partial(efficientnet, name))
+for name, (_, _, size, _) in VARIANTS.items():
+    build = partial(efficientnet, name, norm=NORMS[name])
+    register("models", name, image=(size, size, 3))(build)

@@ -3,130 +3,177 @@
 Differs from the paper: the bottleneck's stride sits on its 3x3 convolution, not on the first 1x1
 (the form of torchvision, +0.5% top-1); the CIFAR family follows section 4.2 with its
 parameter-free shortcuts (option A), which start at the centre of the added channels.
+
+Of the same blocks: ResNeXt, Aggregated Residual Transformations. Xie, Girshick, Dollar, Tu, He
+2016, https://arxiv.org/abs/1611.05431 (a grouped 3x3); Squeeze-and-Excitation Networks. Hu, Shen,
+Albanie, Sun, Wu 2017, https://arxiv.org/abs/1709.01507 (gated channels before the sum).
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxdl.config import Count, Rate
-from jaxdl.nn.conv import Conv
+from jaxdl.nn.activation import Activation, relu
+from jaxdl.nn.attend import Attention, squeeze_excite
+from jaxdl.nn.drop import DropPath
 from jaxdl.nn.head import Classifier, Head
+from jaxdl.nn.kernel_norm import ConvBuilder, plain
+from jaxdl.nn.layers import Layers, fan_out, symmetric
+from jaxdl.nn.norm import Norm, batch_norm
+from jaxdl.nn.pool import Pool, max_pool
 from jaxdl.registry import register
 from jaxdl.types import Array
 
-# He initialisation over the fan out, as the authors' and torchvision's.
-_conv = partial(
-    Conv, use_bias=False, kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-)
-_norm = partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
+
+def _conv(layers: Layers, features: int, kernel: int, stride: int = 1, **more: Any) -> nn.Module:
+    return layers.conv(
+        features,
+        (kernel, kernel),
+        strides=(stride, stride),
+        padding=symmetric(kernel),
+        use_bias=False,
+        kernel_init=fan_out,
+        **more,
+    )
 
 
 class BasicBlock(nn.Module):
-    """3x3, 3x3, plus the shortcut: (b, h, w, c) -> (b, h / stride, w / stride, features)."""
+    """3x3, 3x3, plus the shortcut: (b, h, w, c) -> (b, h / stride, w / stride, features).
+
+    Attributes of this block and of `Bottleneck`:
+        features: channels of the 3x3 convolutions; what comes out is `expansion` times as wide.
+        stride: of the whole block.
+        shortcut: (x, features, stride, layers, train) -> what is added, `projection` or `padding`.
+        groups: of the bottleneck's 3x3 convolution.
+        group_width: channels of each group, where the first stage has 64 features (ResNeXt's d).
+        attention: (name) -> layer on the branch before the sum, one of the `attentions`.
+        drop_path: probability that the branch is dropped.
+    """
 
     features: int
     stride: int
     shortcut: Callable[..., Array]
+    layers: Layers = Layers()
+    groups: int = 1
+    group_width: int = 64
+    attention: Callable[[str], nn.Module] | None = None
+    drop_path: float = 0.0
     expansion = 1
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        norm = partial(_norm, use_running_average=not train)
-        strides = (self.stride, self.stride)
-        y = _conv(self.features, (3, 3), strides, padding=((1, 1), (1, 1)), name="conv1")(x)
-        y = nn.relu(norm(name="norm1")(y))
-        y = _conv(self.features, (3, 3), padding=((1, 1), (1, 1)), name="conv2")(y)
-        y = norm(name="norm2")(y)
+        layers = self.layers
+        y = _conv(layers, self.features, 3, self.stride, name="conv1")(x)
+        y = layers.activation(layers.norm("norm1")(y, train))
+        y = _conv(layers, self.features, 3, name="conv2")(y)
+        y = layers.norm("norm2")(y, train)
+        if self.attention:
+            y = self.attention("attention")(y)
+        y = DropPath(self.drop_path)(y, train)
         # y = F(x) + shortcut(x)
-        return nn.relu(y + self.shortcut(x, self.features, self.stride, train))
+        return layers.activation(y + self.shortcut(x, self.features, self.stride, layers, train))
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(BasicBlock):
     """1x1, 3x3, 1x1 with four times the width at its ends, plus the shortcut."""
 
-    features: int
-    stride: int
-    shortcut: Callable[..., Array]
     expansion = 4
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        norm = partial(_norm, use_running_average=not train)
-        strides, out = (self.stride, self.stride), self.features * self.expansion
-        y = nn.relu(norm(name="norm1")(_conv(self.features, (1, 1), name="conv1")(x)))
-        y = _conv(self.features, (3, 3), strides, padding=((1, 1), (1, 1)), name="conv2")(y)
-        y = nn.relu(norm(name="norm2")(y))
-        y = norm(name="norm3")(_conv(out, (1, 1), name="conv3")(y))
-        return nn.relu(y + self.shortcut(x, out, self.stride, train))
+        layers, out = self.layers, self.features * self.expansion
+        inner = self.features * self.group_width // 64 * self.groups
+        y = _conv(layers, inner, 1, name="conv1")(x)
+        y = layers.activation(layers.norm("norm1")(y, train))
+        y = _conv(layers, inner, 3, self.stride, feature_group_count=self.groups, name="conv2")(y)
+        y = layers.activation(layers.norm("norm2")(y, train))
+        y = layers.norm("norm3")(_conv(layers, out, 1, name="conv3")(y), train)
+        if self.attention:
+            y = self.attention("attention")(y)
+        y = DropPath(self.drop_path)(y, train)
+        return layers.activation(y + self.shortcut(x, out, self.stride, layers, train))
 
 
-def projection(x: Array, features: int, stride: int, train: bool) -> Array:
+def projection(x: Array, features: int, stride: int, layers: Layers, train: bool) -> Array:
     """Option B: the identity where shapes agree, else a strided 1x1 convolution and a norm."""
     if x.shape[-1] == features and stride == 1:
         return x
-    x = _conv(features, (1, 1), (stride, stride), name="shortcut_conv")(x)
-    return _norm(use_running_average=not train, name="shortcut_norm")(x)
+    x = _conv(layers, features, 1, stride, name="shortcut_conv")(x)
+    return layers.norm("shortcut_norm")(x, train)
 
 
-def padding(x: Array, features: int, stride: int, train: bool) -> Array:
+def padding(x: Array, features: int, stride: int, layers: Layers, train: bool) -> Array:
     """Option A: subsample, and fill the added channels with zeros; no parameters."""
-    del train
+    del layers, train
     added = features - x.shape[-1]
     x = x[:, ::stride, ::stride]
     return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (added // 2, added - added // 2)))
 
 
+def no_shortcut(x: Array, features: int, stride: int, layers: Layers, train: bool) -> float:
+    """Nothing is added: the plain network of the paper's figure 1."""
+    del x, features, stride, layers, train
+    return 0.0
+
+
 class ResNet(nn.Module):
     """Stem, stages of residual blocks: (b, h, w, c) -> (b, h / 32, w / 32, features).
 
-    Args:
+    Attributes:
         depths: blocks in each stage; all but the first halve the map.
-        block: `BasicBlock` or `Bottleneck`.
+        block: (features, stride, name=) -> `BasicBlock` or `Bottleneck`, its other fields given.
         width: features of the first stage, doubled by each stage after it.
-        stem: 'imagenet' is 7x7 stride 2 and max-pooling; 'cifar' is 3x3 stride 1.
-        shortcut: `projection` or `padding`.
+        stem: 'imagenet' is 7x7 stride 2 and pooling; 'cifar' is 3x3 stride 1.
+        layers: of the stem.
+        pool: of the stem.
+        drop_path: probability that the last block's branch is dropped; grows linearly to it.
     """
 
     depths: Sequence[int]
-    block: type[nn.Module]
+    block: Callable[..., nn.Module]
     width: int = 64
     stem: str = "imagenet"
-    shortcut: Callable[..., Array] = projection
+    layers: Layers = Layers()
+    pool: Callable[..., Array] = max_pool
+    drop_path: float = 0.0
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        norm = partial(_norm, use_running_average=not train)
+        kernel, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
+        x = _conv(self.layers, self.width, kernel, stride, name="stem_conv")(x)
+        x = self.layers.activation(self.layers.norm("stem_norm")(x, train))
         if self.stem == "imagenet":
-            x = _conv(self.width, (7, 7), (2, 2), padding=((3, 3), (3, 3)), name="stem_conv")(x)
-            x = nn.relu(norm(name="stem_norm")(x))
-            x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-        else:
-            x = _conv(self.width, (3, 3), padding=((1, 1), (1, 1)), name="stem_conv")(x)
-            x = nn.relu(norm(name="stem_norm")(x))
+            x = self.pool(x, (3, 3), (2, 2), symmetric(3))
+        done = 0
         for i, depth in enumerate(self.depths):
             for j in range(depth):
-                stride = 2 if i > 0 and j == 0 else 1
-                block = self.block(
-                    self.width * 2**i, stride, self.shortcut, name=f"stage{i + 1}_block{j + 1}"
-                )
-                x = block(x, train)
+                x = self.block(
+                    self.width * 2**i,
+                    2 if i > 0 and j == 0 else 1,
+                    drop_path=self.drop_path * done / sum(self.depths),
+                    name=f"stage{i + 1}_block{j + 1}",
+                )(x, train)
+                done += 1
         return x
 
 
-# Table 1 of the paper: blocks per stage.
-IMAGENET = {
-    "resnet18": ((2, 2, 2, 2), BasicBlock),
-    "resnet34": ((3, 4, 6, 3), BasicBlock),
-    "resnet50": ((3, 4, 6, 3), Bottleneck),
-    "resnet101": ((3, 4, 23, 3), Bottleneck),
-    "resnet152": ((3, 8, 36, 3), Bottleneck),
+# Blocks per stage: table 1 of the paper.
+BASIC = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
+BOTTLENECK = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3), "resnet152": (3, 8, 36, 3)}
+# ResNeXt, depth-CxWd: C groups, each W channels wide in the first stage.
+NEXT = {
+    "resnext50_32x4d": ((3, 4, 6, 3), 32, 4),
+    "resnext101_32x4d": ((3, 4, 23, 3), 32, 4),
+    "resnext101_32x8d": ((3, 4, 23, 3), 32, 8),
+    "resnext101_64x4d": ((3, 4, 23, 3), 64, 4),
 }
 # Section 4.2: 6n + 2 layers.
 CIFAR = {f"resnet{6 * n + 2}": n for n in (3, 5, 7, 9, 18)}
+SHORTCUTS = {"projection": projection, "padding": padding, "none": no_shortcut}
 
 
 def resnet(
@@ -137,19 +184,58 @@ def resnet(
     *,
     stem: Literal["imagenet", "cifar"] = "imagenet",
     width: Count = 64,
+    groups: Count = 1,
+    group_width: Count = 64,
+    shortcut: Literal["projection", "padding", "none"] = "projection",
+    activation: Activation = relu,
+    norm: Norm = batch_norm,
+    conv: ConvBuilder = plain,
+    pool: Pool = max_pool,
+    attention: Attention | None = None,
     drop_rate: Rate = 0.0,
+    drop_path: Rate = 0.0,
 ) -> Classifier:
     """A residual network of the ImageNet family; `stem='cifar'` fits it to small images."""
-    return Classifier(ResNet(depths, block, width, stem), Head(num_classes, drop_rate))
+    layers = Layers(conv, norm, activation)
+    built = partial(
+        block,
+        shortcut=SHORTCUTS[shortcut],
+        layers=layers,
+        groups=groups,
+        group_width=group_width,
+        attention=attention,
+    )
+    backbone = ResNet(depths, built, width, stem, layers, pool, drop_path)
+    return Classifier(backbone, Head(num_classes, drop_rate))
 
 
-def resnet_cifar(n: int, num_classes: int, /, *, width: Count = 16) -> Classifier:
+def resnet_cifar(
+    n: int,
+    num_classes: int,
+    /,
+    *,
+    width: Count = 16,
+    shortcut: Literal["projection", "padding", "none"] = "padding",
+    activation: Activation = relu,
+    norm: Norm = batch_norm,
+    conv: ConvBuilder = plain,
+    attention: Attention | None = None,
+    drop_path: Rate = 0.0,
+) -> Classifier:
     """A residual network of the CIFAR family: 6n + 2 layers for 32x32 images."""
-    backbone = ResNet((n, n, n), BasicBlock, width, stem="cifar", shortcut=padding)
+    layers = Layers(conv, norm, activation)
+    block = partial(BasicBlock, shortcut=SHORTCUTS[shortcut], layers=layers, attention=attention)
+    backbone = ResNet((n, n, n), block, width, "cifar", layers, drop_path=drop_path)
     return Classifier(backbone, Head(num_classes))
 
 
-for name, (depths, block) in IMAGENET.items():
-    register("models", name)(partial(resnet, depths, block))
+for names, block in ((BASIC, BasicBlock), (BOTTLENECK, Bottleneck)):
+    for name, depths in names.items():
+        register("models", name)(partial(resnet, depths, block))
+        register("models", f"se{name}")(partial(resnet, depths, block, attention=squeeze_excite))
+for name, (depths, groups, group_width) in NEXT.items():
+    build = partial(resnet, depths, Bottleneck, groups=groups, group_width=group_width)
+    register("models", name)(build)
+    register("models", f"se{name}")(partial(build, attention=squeeze_excite))
 for name, n in CIFAR.items():
-    register("models", name)(partial(resnet_cifar, n))
+    register("models", name, image=(32, 32, 3))(partial(resnet_cifar, n))

@@ -44,9 +44,14 @@ class Window(NamedTuple):
     outgrown: bool  # the kernel is larger than the map, input or output
 
 
+# A part of the key of every cache of traces, so that no trace made for another backend is reused.
+target = jax.make_user_context(None)
+"""`with target('tpu'):` traces for that backend instead of the one at hand; local to the thread."""
+
+
 def backend() -> str:
     """Where the program will run, asked while it is traced; a test may replace it."""
-    return jax.default_backend()
+    return target.value or jax.default_backend()
 
 
 def conv_general_dilated(

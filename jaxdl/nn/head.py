@@ -1,5 +1,7 @@
 """The split that every classifier keeps: a backbone that makes features, a head that reads them."""
 
+from collections.abc import Sequence
+
 import flax.linen as nn
 import jax.numpy as jnp
 from flax.typing import Initializer
@@ -34,5 +36,30 @@ class Classifier(nn.Module):
         """What the head reads: (b, h, w, c) -> (b, h', w', c') or (b, d)."""
         return self.backbone(image, train)
 
+    def outputs(self, image: Array, train: bool = False) -> dict[str, Array | tuple[Array, ...]]:
+        """All that one forward pass gives: 'features' and 'logits'."""
+        features = self.features(image, train)
+        return {"features": features, "logits": self.head(features, train)}
+
     def __call__(self, image: Array, train: bool = False) -> Array:
-        return self.head(self.features(image, train), train)
+        return self.outputs(image, train)["logits"]
+
+
+class AuxiliaryClassifier(Classifier):
+    """A classifier with further heads on maps inside its backbone, for training alone.
+
+    The backbone has a method `taps(x, train)` -> (features, maps), one map for each head in
+    `auxiliary`. `outputs` of a training pass have 'auxiliary_logits', a tuple of (b, k).
+    """
+
+    auxiliary: Sequence[nn.Module] = ()
+
+    def outputs(self, image: Array, train: bool = False) -> dict[str, Array | tuple[Array, ...]]:
+        """'features', 'logits' and, in training, 'auxiliary_logits'."""
+        features, maps = self.backbone.taps(image, train)
+        outputs = {"features": features, "logits": self.head(features, train)}
+        if train or self.is_initializing():
+            outputs["auxiliary_logits"] = tuple(
+                head(m, train) for head, m in zip(self.auxiliary, maps, strict=True)
+            )
+        return outputs

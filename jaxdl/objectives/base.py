@@ -38,7 +38,7 @@ class Model(NamedTuple):
             train=True,
             rngs={"dropout": key},
             mutable=list(variables),
-            method=_outputs,
+            method="outputs",
         )
         return tree.cast(outputs, jnp.float32), dict(new)
 
@@ -48,17 +48,12 @@ class Model(NamedTuple):
             self._collections(params, variables),
             batch["image"].astype(self.dtype),
             train=False,
-            method=_outputs,
+            method="outputs",
         )
         return tree.cast(outputs, jnp.float32)
 
     def _collections(self, params: PyTree, variables: PyTree) -> PyTree:
         return {"params": tree.cast(params, self.dtype), **variables}
-
-
-def _outputs(module: nn.Module, image: Array, train: bool) -> dict[str, Array]:
-    features = module.features(image, train)
-    return {"features": features, "logits": module.head(features, train)}
 
 
 def augmented(

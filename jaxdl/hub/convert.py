@@ -1,0 +1,240 @@
+"""Tensors under a publisher's names to our trees and back, by rules that work both ways.
+
+A publisher's names for a model are a function of ours. Rules are written as (regular expression,
+replacement) pairs, applied in order to the path of a layer; what the rules say of names is then
+said of tensors by the conventions of PyTorch or Keras for each kind of leaf.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxdl import tree
+from jaxdl.errors import UserError, choices
+from jaxdl.registry import Entry, entries, register
+from jaxdl.types import PyTree
+
+
+class Layout(NamedTuple):
+    """How the axes of a tensor lie on the other side."""
+
+    to_theirs: Callable[[np.ndarray], np.ndarray]
+    to_ours: Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
+    """(their array, our shape) -> our array"""
+
+
+SAME = Layout(lambda x: x, lambda x, shape: x)
+# (h w i o) <-> (o i h w)
+CONV = Layout(lambda x: x.transpose(3, 2, 0, 1), lambda x, shape: x.transpose(2, 3, 1, 0))
+# (i o) <-> (o i)
+DENSE = Layout(lambda x: x.T, lambda x, shape: x.T)
+# (i o) <-> (o i 1 1): a dense layer that they wrote as a convolution
+POINTWISE = Layout(lambda x: x.T[:, :, None, None], lambda x, shape: x[:, :, 0, 0].T)
+# (d ...) <-> (prod(...) d), and biases: a dense layer with several output axes
+DENSE_OUT = Layout(
+    lambda x: x.reshape(len(x), -1).T if x.ndim > 2 else x.reshape(-1),
+    lambda x, shape: x.T.reshape(shape),
+)
+# (... d) <-> (d prod(...)): a dense layer with several input axes
+DENSE_IN = Layout(
+    lambda x: x.reshape(-1, x.shape[-1]).T if x.ndim > 1 else x,
+    lambda x, shape: x.T.reshape(shape),
+)
+
+
+def flattened(height: int, width: int) -> Layout:
+    """A dense layer on a flattened map: (h*w*c o) <-> (o c*h*w)."""
+
+    def to_theirs(x: np.ndarray) -> np.ndarray:
+        return (
+            x.reshape(height, width, -1, x.shape[-1]).transpose(3, 2, 0, 1).reshape(x.shape[::-1])
+        )
+
+    def to_ours(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        return x.reshape(len(x), -1, height, width).transpose(2, 3, 1, 0).reshape(shape)
+
+    return Layout(to_theirs, to_ours)
+
+
+class Convention(NamedTuple):
+    """How a framework calls the tensors of a layer, and how they lie by rank."""
+
+    leaves: Mapping[str, str]
+    layouts: Mapping[int, Layout]
+    separator: str
+
+
+TORCH = Convention(
+    {
+        "kernel": "weight",
+        "scale": "weight",
+        "bias": "bias",
+        "mean": "running_mean",
+        "var": "running_var",
+        "embedding": "weight",
+    },
+    {4: CONV, 2: DENSE},
+    ".",
+)
+# A depthwise kernel of Keras is (h w c 1); ours is (h w 1 c).
+KERAS_DEPTHWISE = Layout(
+    lambda x: x.transpose(0, 1, 3, 2), lambda x, shape: x.transpose(0, 1, 3, 2)
+)
+KERAS = Convention(
+    {
+        "kernel": "kernel",
+        "scale": "gamma",
+        "bias": "bias",
+        "mean": "moving_mean",
+        "var": "moving_variance",
+    },
+    {},
+    "/",
+)
+
+
+class Naming(NamedTuple):
+    """A publisher's names for one model.
+
+    Attributes:
+        rules: (regular expression, replacement[, layout]) on the path of a layer, without its
+            leaf, applied one after another; a layout holds for the tensors whose path it matched.
+        convention: of the framework: leaf names and the usual layouts.
+        stacked: path of blocks that we keep as one, stacked along axis 0; '{path}/{i}' is what
+            the rules see of block i.
+        ignored: regular expression of their names for which we have no use.
+    """
+
+    rules: Sequence[tuple[Any, ...]]
+    convention: Convention = TORCH
+    stacked: str | None = None
+    ignored: str = r".*num_batches_tracked"
+
+
+def less(count: int) -> Callable[[re.Match], str]:
+    """For replacements: group 1 as a number, less `count`."""
+    return lambda match: str(int(match[1]) - count)
+
+
+def publish(publisher: str, models: Sequence[str], naming: Naming) -> None:
+    """Say how `publisher` names the tensors of `models`, for `--list weights` and the hub."""
+
+    def weights() -> Naming:
+        return naming
+
+    weights.__doc__ = f"Weights under the names of {publisher}."
+    weights.__module__ = __name__
+    for model in models:
+        register("weights", f"{publisher}/{model}")(weights)
+
+
+def naming_of(model: str, publisher: str | None = None) -> Entry:
+    """The naming registered for a model; of the only publisher, or of the one named."""
+    found = entries("weights", f"{publisher or '*'}/{model}")
+    if not found:
+        known = sorted({e.name.split("/")[1] for e in entries("weights")})
+        raise UserError(f"no published names are known for '{model}': {choices(model, known)}")
+    return found[0]
+
+
+class Place(NamedTuple):
+    """Where one tensor of ours lies on the other side."""
+
+    ours: str
+    index: int | None  # of the block, where ours is stacked
+    theirs: str
+    layout: Layout
+    shape: tuple[int, ...]  # of ours, without the stacked axis
+
+
+def places(naming: Naming, shapes: Mapping[str, Any]) -> list[Place]:
+    """A place for each tensor of ours.
+
+    Args:
+        naming: of the publisher.
+        shapes: our name, as `flatten_variables` makes them, to anything with a shape.
+    """
+    found = []
+    for ours, leaf in shapes.items():
+        stacked = naming.stacked and ours.startswith(f"{naming.stacked}/")
+        for i in range(leaf.shape[0]) if stacked else [None]:
+            path = ours if i is None else ours.replace(naming.stacked, f"{naming.stacked}/{i}", 1)
+            shape = tuple(leaf.shape[1:] if stacked else leaf.shape)
+            found.append(Place(ours, i, *_translate(naming, path, len(shape)), shape))
+    return found
+
+
+def _translate(naming: Naming, path: str, rank: int) -> tuple[str, Layout]:
+    convention = naming.convention
+    parent, _, leaf = path.rpartition("/")
+    known = leaf in convention.leaves
+    name = parent if known else path
+    layout = convention.layouts.get(rank, SAME) if leaf in ("kernel", "embedding") else SAME
+    layout = SAME if leaf == "embedding" else layout
+    for pattern, replacement, *other in naming.rules:
+        name, hits = re.subn(pattern, replacement, name)
+        if hits and other and leaf in ("kernel", "bias"):
+            layout = other[0]
+    if leaf == "bias" and layout in (POINTWISE, DENSE) or rank == 1:
+        layout = SAME
+    name = name.replace("/", convention.separator)
+    return (name + convention.separator + convention.leaves[leaf] if known else name), layout
+
+
+def flatten_variables(params: PyTree, variables: PyTree) -> dict[str, Any]:
+    """Parameters and batch statistics side by side: their leaves never share a name."""
+    return tree.flatten(params) | tree.flatten(variables.get("batch_stats", {}))
+
+
+def from_theirs(
+    naming: Naming, shapes: Mapping[str, Any], tensors: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Our name to float32 array, made of a publisher's tensors.
+
+    Raises:
+        UserError: a tensor is missing, is left over, or has another shape; the first few of each
+            are named.
+    """
+    wanted = places(naming, shapes)
+    by_name = {place.theirs: place for place in wanted}
+    if len(by_name) < len(wanted):
+        twice = [p.theirs for p in wanted if by_name[p.theirs] is not p]
+        raise ValueError(f"the rules give one name to two tensors: {_few(twice)}")
+    missing = [name for name in by_name if name not in tensors]
+    left = [n for n in tensors if n not in by_name and not re.fullmatch(naming.ignored, n)]
+    if missing or left:
+        parts = [f"lacks {_few(missing)}"] * bool(missing) + [f"has {_few(left)} too"] * bool(left)
+        raise UserError(f"the weights do not fit the model: the file {' and '.join(parts)}")
+    result: dict[str, Any] = {}
+    for place in wanted:
+        theirs = np.asarray(tensors[place.theirs])
+        expected = np.broadcast_to(np.float32(0), place.shape)
+        expected = place.layout.to_theirs(expected).shape
+        if theirs.shape != expected:
+            raise UserError(
+                f"'{place.theirs}' is {list(theirs.shape)} in the file, the model needs "
+                f"{list(expected)}"
+            )
+        array = np.asarray(place.layout.to_ours(theirs, place.shape), np.float32)
+        if place.index is None:
+            result[place.ours] = np.ascontiguousarray(array)
+        else:
+            result.setdefault(place.ours, []).append(array)
+    return {n: np.stack(a) if isinstance(a, list) else a for n, a in result.items()}
+
+
+def to_theirs(naming: Naming, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A publisher's name to array, made of ours; the inverse of `from_theirs`."""
+    result = {}
+    for place in places(naming, arrays):
+        ours = np.asarray(arrays[place.ours])
+        ours = ours if place.index is None else ours[place.index]
+        result[place.theirs] = np.ascontiguousarray(place.layout.to_theirs(ours))
+    return result
+
+
+def _few(names: Sequence[str], limit: int = 3) -> str:
+    shown = ", ".join(f"'{n}'" for n in names[:limit])
+    return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")

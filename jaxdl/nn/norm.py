@@ -1,0 +1,153 @@
+"""Normalisations by name: a builder makes a layer, the layer maps (x, train) to the shape of x.
+
+What a norm adds to a network's state is in the collection `batch_stats`. Statistics are float32
+whatever the type of x. Axes: x is (b, ..., c).
+"""
+
+import math
+from collections.abc import Callable
+from typing import Annotated
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import lax
+
+from jaxdl.config import Count, NonNegative, Positive, Rate
+from jaxdl.registry import Of, register
+from jaxdl.types import Array
+
+Norm = Annotated[Callable[[str], nn.Module], Of("norms")]
+
+
+class BatchNorm(nn.BatchNorm):
+    """Flax's, called as (x, train)."""
+
+    def __call__(self, x: Array, train: bool) -> Array:
+        return super().__call__(x, use_running_average=not train)
+
+
+class LayerNorm(nn.LayerNorm):
+    """Flax's, called as (x, train)."""
+
+    def __call__(self, x: Array, train: bool) -> Array:
+        return super().__call__(x)
+
+
+class InstanceNorm(nn.InstanceNorm):
+    """Flax's, called as (x, train)."""
+
+    def __call__(self, x: Array, train: bool) -> Array:
+        return super().__call__(x)
+
+
+class RMSNorm(nn.RMSNorm):
+    """Flax's, called as (x, train)."""
+
+    def __call__(self, x: Array, train: bool) -> Array:
+        return super().__call__(x)
+
+
+class GroupNorm(nn.Module):
+    """Flax's, called as (x, train), with as many of the groups as divide the channels."""
+
+    groups: int
+    epsilon: float
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        groups = math.gcd(self.groups, x.shape[-1])
+        return nn.GroupNorm(groups, epsilon=self.epsilon, name="group")(x)
+
+
+class LocalResponseNorm(nn.Module):
+    """Divides by the energy of neighbouring channels; no parameters."""
+
+    k: float
+    n: int
+    alpha: float
+    beta: float
+
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        # y_i = x_i / (k + alpha sum_{|j - i| <= n/2} x_j^2)^beta
+        wider = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        window = (1,) * (x.ndim - 1) + (self.n,)
+        energy = lax.reduce_window(wider**2, 0.0, lax.add, window, (1,) * x.ndim, "SAME")
+        return (wider * (self.k + self.alpha * energy) ** -self.beta).astype(x.dtype)
+
+
+class Identity(nn.Module):
+    """No normalisation."""
+
+    def __call__(self, x: Array, train: bool) -> Array:
+        return x
+
+
+@register("norms", "batch")
+def batch_norm(name: str, /, *, momentum: Rate = 0.9, epsilon: Positive = 1e-5) -> nn.Module:
+    """Statistics of the whole batch, over all devices. https://arxiv.org/abs/1502.03167
+
+    Args:
+        name: of the layer.
+        momentum: share of the running statistics that a step keeps.
+        epsilon: added to the variance.
+    """
+    return BatchNorm(momentum=momentum, epsilon=epsilon, name=name)
+
+
+@register("norms", "sync_batch")
+def sync_batch_norm(
+    name: str, /, *, axis_name: str = "data", momentum: Rate = 0.9, epsilon: Positive = 1e-5
+) -> nn.Module:
+    """Batch norm that sums over a named axis, under `vmap`, `pmap` or `shard_map`.
+
+    The sharded step needs no such thing: its batch is one array, so `batch` sees all of it.
+    """
+    return BatchNorm(momentum=momentum, epsilon=epsilon, axis_name=axis_name, name=name)
+
+
+@register("norms", "layer")
+def layer_norm(name: str, /, *, epsilon: Positive = 1e-6) -> nn.Module:
+    """Over the channels of each position. https://arxiv.org/abs/1607.06450"""
+    return LayerNorm(epsilon=epsilon, name=name)
+
+
+@register("norms", "rms")
+def rms_norm(name: str, /, *, epsilon: Positive = 1e-6) -> nn.Module:
+    """Layer norm without the mean and the bias. https://arxiv.org/abs/1910.07467"""
+    return RMSNorm(epsilon=epsilon, name=name)
+
+
+@register("norms", "group")
+def group_norm(name: str, /, *, groups: Count = 32, epsilon: Positive = 1e-5) -> nn.Module:
+    """Over positions and channels of a group, example by example. https://arxiv.org/abs/1803.08494"""
+    return GroupNorm(groups, epsilon, name=name)
+
+
+@register("norms", "instance")
+def instance_norm(name: str, /, *, epsilon: Positive = 1e-5) -> nn.Module:
+    """Over positions, channel by channel: a map of 1x1 becomes 0. https://arxiv.org/abs/1607.08022"""
+    return InstanceNorm(epsilon=epsilon, name=name)
+
+
+@register("norms", "local_response")
+def local_response_norm(
+    name: str,
+    /,
+    *,
+    k: Positive = 2.0,
+    n: Count = 5,
+    alpha: NonNegative = 1e-4,
+    beta: Positive = 0.75,
+) -> nn.Module:
+    """Over n neighbouring channels, by the sum of squares. https://papers.nips.cc/paper/4824
+
+    Krizhevsky, Sutskever, Hinton 2012, section 3.3. Caffe and PyTorch divide
+    alpha by n; the paper does not.
+    """
+    return LocalResponseNorm(k, n, alpha, beta, name=name)
+
+
+@register("norms", "none")
+def no_norm(name: str, /) -> nn.Module:
+    """No normalisation at all."""
+    return Identity(name=name)

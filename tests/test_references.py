@@ -1,0 +1,108 @@
+"""Equal to torchvision and timm for the same weights: names, shapes, logits, batch statistics.
+
+`references/make_logits.py` wrote what is compared with; both sides draw weights by name.
+"""
+
+import json
+import sys
+from functools import cache, partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from jaxdl import models, tree
+from jaxdl.hub.convert import (
+    TORCH,
+    flatten_variables,
+    from_theirs,
+    naming_of,
+    places,
+    to_theirs,
+)
+
+sys.path.append(str(ROOT / "tests" / "references"))
+from fill import images, probe, tensor  # noqa: E402
+
+FILES = sorted((ROOT / "tests" / "references" / "logits").glob("*.npz"))
+NAMES = [file.stem for file in FILES]
+
+# What our builder is told so that it is the reference: nothing, where its defaults are.
+ARGUMENTS = {}
+
+
+@cache
+def reference(name):
+    file = np.load(ROOT / "tests" / "references" / "logits" / f"{name}.npz")
+    read = {k: json.loads(str(file[k])) for k in ("about", "shapes", "probes")}
+    return read | {"logits": file["logits"], "probed": file["probed"]}
+
+
+def undropped(name, **args):
+    """The model without dropout, in training too."""
+    signature = models.registry.find("models", name).arguments()
+    drops = {a: 0.0 for a in signature if a.startswith("drop_")}
+    return models.create(name, 1000, **drops | ARGUMENTS.get(name, {}) | args)
+
+
+@cache
+def filled(name):
+    """Our variables, filled by the reference's names."""
+    size = reference(name)["about"]["train_size"]
+    shapes = jax.eval_shape(undropped(name).init, jax.random.key(0), jnp.zeros((1, size, size, 3)))
+    naming = naming_of(name, reference(name)["about"]["library"]).build()
+    gain = reference(name)["about"]["gain"]
+    theirs = {k: tensor(k, tuple(s), gain) for k, s in reference(name)["shapes"].items()}
+    variables = dict(shapes)
+    ours = from_theirs(naming, flatten_variables(variables["params"], variables), theirs)
+    back = to_theirs(naming, ours)
+    assert back.keys() == theirs.keys()
+    for key in theirs:
+        np.testing.assert_array_equal(back[key], theirs[key].astype(np.float32), err_msg=key)
+    return jax.tree.map(
+        lambda n: jnp.asarray(ours[n]), {k: tree.names(v) for k, v in shapes.items()}
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_in_inference(name):
+    about, expected = reference(name)["about"], reference(name)["logits"]
+    image = jnp.asarray(images(2, about["size"]), jnp.float32)
+    logits = jax.jit(undropped(name).apply)(filled(name), image)
+    np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def of_this_batch_alone(call, args, kwargs, context):
+    """A batch norm that forgets: what it keeps are the statistics of the batch."""
+    if isinstance(context.module, nn.BatchNorm):
+        object.__setattr__(context.module, "momentum", 0.0)
+    return call(*args, **kwargs)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if reference(n)["probes"]])
+def test_batch_statistics_in_training(name):
+    about = reference(name)["about"]
+    image = jnp.asarray(images(4, about["train_size"]), jnp.float32)
+    model = undropped(name)
+
+    @jax.jit
+    def statistics(variables, image):
+        apply = partial(model.apply, train=True, mutable=["batch_stats"])
+        with nn.intercept_methods(of_this_batch_alone):
+            return apply(variables, image, rngs={"dropout": jax.random.key(0)})[1]["batch_stats"]
+
+    ours = tree.flatten(statistics(filled(name), image))
+    naming = naming_of(name, about["library"]).build()
+    theirs = {p.theirs: np.asarray(ours[p.ours]) for p in places(naming, ours)}
+    assert theirs.keys() == set(reference(name)["probes"])
+    for key, (expected, norm) in zip(
+        reference(name)["probes"], reference(name)["probed"], strict=True
+    ):
+        assert abs(probe(key, theirs[key]) - expected) <= 1e-3 * norm, key
+
+
+def test_conventions_name_every_leaf_of_ours():
+    assert set(TORCH.leaves) == {"kernel", "scale", "bias", "mean", "var", "embedding"}
