@@ -1,7 +1,9 @@
 """The command line: arguments to a config to a verb. The only place that parses arguments."""
 
 import argparse
+import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -12,7 +14,7 @@ from jaxdl import config as configs
 from jaxdl.errors import UserError, choices
 from jaxdl.override import override
 
-VERBS = ("train", "report")
+VERBS = ("train", "evaluate", "export", "report", "summary")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -26,7 +28,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Train, evaluate and report one run. Any field of the config is set as "
         "--config.field=value, any argument of a part as --config.model.width=64.",
         epilog="What can be set: --config FILE --print-config shows every field, --list KIND NAME "
-        "the arguments of a part. Other verbs: `jaxdl report RUN` writes RUN/report.html anew.",
+        "the arguments of a part. Other verbs: `jaxdl report RUN` writes RUN/report.html anew, "
+        "`jaxdl summary MODEL` shows what layers cost, `jaxdl evaluate` measures weights, "
+        "`jaxdl export` gives them away.",
         allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="FILE[:ARGUMENT]", help="a .py or .json config file")
@@ -69,6 +73,12 @@ def _dispatch(arguments: list[str]) -> int:
             raise UserError(f"unknown verb '{verb}': {choices(verb, VERBS)}")
         if verb == "report":
             return _report(arguments)
+        if verb == "summary":
+            return _summary(arguments)
+        if verb == "evaluate":
+            return _evaluate(arguments)
+        if verb == "export":
+            return _export(arguments)
     overrides, rest = _overrides(arguments)
     options = _parser().parse_args(rest)
     if options.list:
@@ -84,18 +94,20 @@ def _dispatch(arguments: list[str]) -> int:
     return _train(config, options.workdir or _new_workdir(options.config))
 
 
-def _overrides(arguments: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
+def _overrides(
+    arguments: list[str], prefix: str = "--config."
+) -> tuple[list[tuple[str, str]], list[str]]:
     """Take `--config.path=value` and `--config.path value` out of the arguments."""
     found, rest, queue = [], [], list(arguments)
     while queue:
         argument = queue.pop(0)
-        if not argument.startswith("--config."):
+        if not argument.startswith(prefix):
             rest.append(argument)
             continue
-        path, equals, value = argument.removeprefix("--config.").partition("=")
+        path, equals, value = argument.removeprefix(prefix).partition("=")
         if not equals:
             if not queue:
-                raise UserError(f"--config.{path} needs a value: --config.{path}=...")
+                raise UserError(f"{prefix}{path} needs a value: {prefix}{path}=...")
             value = queue.pop(0)
         found.append((path, value))
     return found, rest
@@ -162,6 +174,101 @@ def _report(arguments: list[str]) -> int:
         raise UserError(f"no run directory '{workdir}'")
     print(write_report(workdir))
     return 0
+
+
+def _evaluate(arguments: list[str]) -> int:
+    parser = _Parser(
+        prog="jaxdl evaluate",
+        description="Measure a run's newest checkpoint, or, with --config, the weights that a run "
+        "would begin with: those of --config.init_from.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("run", nargs="?", type=Path, help="a run directory")
+    parser.add_argument("--config", metavar="FILE[:ARGUMENT]", help="instead of a run")
+    parser.add_argument("--split", default="test", help="train, validation or test")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    overrides, rest = _overrides(arguments)
+    options = parser.parse_args(rest)
+    if bool(options.run) == bool(options.config):
+        raise UserError("name a run directory or a --config, one of the two")
+    config = override(configs.load(options.config or _config_of(options.run)), overrides)
+    _prepare_jax()
+    from jaxdl.research.finished import evaluate
+
+    found = evaluate(config, options.run, options.split)
+    if options.json:
+        print(json.dumps(found))
+    else:
+        print("  ".join(f"{options.split}/{k} {v:.4f}" for k, v in found.items()))
+    return 0
+
+
+def _export(arguments: list[str]) -> int:
+    parser = _Parser(
+        prog="jaxdl export",
+        description="Write a run's weights as safetensors, under the names of a publisher of "
+        "weights, so that its own library loads them.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("run", type=Path, help="a run directory")
+    parser.add_argument("file", type=Path, help="what to write, NAME.safetensors")
+    parser.add_argument("--publisher", help="default: the first of --list weights '*/MODEL'")
+    options = parser.parse_args(arguments)
+    config = configs.load(_config_of(options.run))
+    _prepare_jax()
+    from jaxdl.research.finished import export
+
+    publisher = export(options.run, config, options.file, options.publisher)
+    print(f"{options.file}  (names of {publisher})")
+    return 0
+
+
+def _config_of(run: Path) -> str:
+    if not (run / "config.json").is_file():
+        raise UserError(f"no run directory '{run}'")
+    return str(run / "config.json")
+
+
+def _summary(arguments: list[str]) -> int:
+    parser = _Parser(
+        prog="jaxdl summary",
+        description="Show shapes, parameters, multiply-adds and memory of a model, layer by layer. "
+        "Its arguments are set as --model.width=64.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", help="a registered name; `jaxdl --list models` shows them")
+    parser.add_argument("--image", type=_image, metavar="HxWxC", help="default: the model's own")
+    parser.add_argument("--num-classes", type=_count, default=1000, metavar="N")
+    parser.add_argument("--batch-size", type=_count, default=1, metavar="N")
+    parser.add_argument("--depth", type=_count, metavar="N", help="deeper layers in one row")
+    parser.add_argument("--json", action="store_true", help="print rows and totals as JSON")
+    overrides, rest = _overrides(arguments, "--model.")
+    options = parser.parse_args(rest)
+    config = configs.Config(model=configs.Part(options.model))
+    config = override(config, [(f"model.{path}", value) for path, value in overrides])
+
+    from jaxdl.research.summary import summary, text
+
+    shown = summary(config.model, options.image, options.num_classes, options.batch_size)
+    if options.depth:
+        shown = shown.at_depth(options.depth)
+    if options.json:
+        print(json.dumps({"rows": configs.to_dict(shown.rows), "totals": shown.totals()}, indent=2))
+    else:
+        print(text(shown))
+    return 0
+
+
+def _image(said: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*x[1-9]\d*", said):
+        raise argparse.ArgumentTypeError(f"'{said}' is not HxWxC, such as 224x224x3")
+    return tuple(map(int, said.split("x")))
+
+
+def _count(said: str) -> int:
+    if not said.isdecimal() or not int(said):
+        raise argparse.ArgumentTypeError(f"expected a number from 1, got '{said}'")
+    return int(said)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from jaxdl.assemble import GIB, Plan, assemble
 from jaxdl.config import Config, summary
 from jaxdl.data.pipeline import evaluation_batches, train_batches
 from jaxdl.data.prefetch import Batches
+from jaxdl.errors import UserError
+from jaxdl.hub.load import transfer
 from jaxdl.report import write_report
 from jaxdl.train import rundir, stopping
 from jaxdl.train.checkpoint import Checkpoints, Restored
@@ -25,7 +27,7 @@ from jaxdl.train.loop import Hook, every, fit, run_hooks
 from jaxdl.train.precision import compute_dtype
 from jaxdl.train.sharding import batch_sharding
 from jaxdl.train.signals import Interrupted, stop_signals
-from jaxdl.train.state import TrainState, abstract_state, init_state
+from jaxdl.train.state import TrainState, abstract_state, init_state, with_weights
 from jaxdl.train.step import Step, compile_step
 
 
@@ -90,18 +92,12 @@ class Session:
 
     def start(self) -> Restored:
         """The newest sound checkpoint, or else a fresh state; opens the journal at its step."""
-        plan, config = self.plan, self.config
-        key, spec = jax.random.key(config.seed), plan.batch_spec(1)
-        where = {"ema": config.ema_decay is not None, "rules": config.mesh.rules}
-        like = abstract_state(plan.objective, plan.tx, key, spec, plan.mesh, **where)
-        restored = self.checkpoints.restore_newest(like)
-        if restored is None:
-            state = init_state(plan.objective, plan.tx, key, spec, plan.mesh, **where)
-            restored = Restored(state, {})
+        restored = restored_state(self.config, self.plan, self.checkpoints)
+        restored = restored or Restored(first_state(self.config, self.plan), {})
         self.journal = Journal(
             self.workdir,
             step=int(restored.state.step),
-            tensorboard=config.log.tensorboard,
+            tensorboard=self.config.log.tensorboard,
             writes=self.leads,
         )
         return restored
@@ -130,15 +126,8 @@ class Session:
         return values
 
     def whole(self, role: str) -> Batches:
-        """A split's batches for evaluation, whole rows on every device, padding masked."""
-        mesh, data = self.plan.mesh, self.config.data
-        return evaluation_batches(
-            self.plan.splits[role],
-            batch_size=-(-data.evaluation_batch_size // mesh.size) * mesh.size,
-            sharding=batch_sharding(mesh),
-            prefetch=data.prefetch,
-            threads=data.threads,
-        )
+        """A split's batches for evaluation."""
+        return whole_split(self.config, self.plan, role)
 
     def history(self) -> list[tuple[int, float]]:
         """(step, value) of the monitored metric."""
@@ -169,6 +158,48 @@ class Session:
         if position is None or not (early and early.restore_best):
             return state
         return self.checkpoints.restore(history[position][0], _abstract(state)).state
+
+
+def whole_split(config: Config, plan: Plan, role: str) -> Batches:
+    """A split's batches for evaluation, whole rows on every device, padding masked."""
+    mesh, data = plan.mesh, config.data
+    return evaluation_batches(
+        plan.splits[role],
+        batch_size=-(-data.evaluation_batch_size // mesh.size) * mesh.size,
+        sharding=batch_sharding(mesh),
+        prefetch=data.prefetch,
+        threads=data.threads,
+    )
+
+
+def first_state(config: Config, plan: Plan) -> TrainState:
+    """The state before the first step: fresh, or with the published weights of `init_from`."""
+    state = init_state(*_state_of(config, plan), **_state_options(config))
+    return (
+        begin_with(config.init_from, config.model.name, plan, state) if config.init_from else state
+    )
+
+
+def restored_state(config: Config, plan: Plan, checkpoints: Checkpoints) -> Restored | None:
+    """The newest sound checkpoint, or None where there is none yet."""
+    like = abstract_state(*_state_of(config, plan), **_state_options(config))
+    return checkpoints.restore_newest(like)
+
+
+def _state_of(config: Config, plan: Plan) -> tuple[Any, ...]:
+    return plan.objective, plan.tx, jax.random.key(config.seed), plan.batch_spec(1), plan.mesh
+
+
+def _state_options(config: Config) -> dict[str, Any]:
+    return {"ema": config.ema_decay is not None, "rules": config.mesh.rules}
+
+
+def begin_with(source: str, model: str, plan: Plan, state: TrainState) -> TrainState:
+    """A first state that holds published weights of the registered `model`; see `hub.transfer`."""
+    if not {"backbone", "head"} <= set(state.params):
+        raise UserError("config.init_from fills one model, and this objective trains several")
+    params, variables = transfer(source, model, state.params, state.variables)
+    return with_weights(state, plan.tx, params, variables)
 
 
 def train(

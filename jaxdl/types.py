@@ -5,7 +5,8 @@ Axes: `b` batch, `h` `w` image height and width, `c` channels, `t` time, `d` fea
 A batch is a dict of arrays that share their first axis:
     image   (b, h, w, c)  uint8 in [0, 255] as stored, or float
     label   (b,)          int32 in [0, k)
-    tokens  (b, t)        int32
+    tokens  (b, t)        int32, 0 for padding
+    source  (b, s)        int32, 0 for padding: what tokens translate
     mask    (b,)          float32, 1 for an example and 0 for padding; absent means all are examples
 """
 
@@ -13,6 +14,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+
+PADDING = 0
+"""The token that fills sequences up to one length."""
 
 Array = jax.Array
 PyTree = Any

@@ -11,8 +11,9 @@ ROWS = [
     ["errors", "types", "tree", "config", "override", "registry"],
     ["nn", "losses", "metrics", "augment"],
     ["models", "optim"],
-    ["objectives", "data", "train", "report"],
+    ["objectives", "data", "train", "hub", "report"],
     ["assemble", "run"],
+    ["research"],
     ["main"],
 ]
 TOGETHER = {0, 4}  # rows of single files that work together

@@ -11,8 +11,9 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from zoo import BUILT, GOLDEN, ROUNDED
 
 from jaxdl import models, registry, tree
-from jaxdl.objectives.base import Model
 from jaxdl.nn.layers import round_channels
+from jaxdl.objectives.base import Model
+from jaxdl.objectives.segmentation import segmentation
 from jaxdl.objectives.supervised import supervised
 
 ENTRIES = registry.entries("models")
@@ -50,6 +51,13 @@ def test_parameters_of_lenet5():
     assert tree.count(shapes["params"]) == 156 + 2416 + 48120 + 10164 + 850 == 61_706
 
 
+def test_parameters_of_lenet1989():
+    # H1 12 x 25 + 12, H2 12 x 12 x 25 + 12, H3 192 x 30 + 30, output 30 x 10 + 10. In the paper
+    # H1 has 768 biases, H2 12 x 8 x 25 weights and 192 biases: 1,068 + 2,592 + 5,790 + 310 = 9,760.
+    shapes = shapes_of("lenet1989", 10)
+    assert tree.count(shapes["params"]) == 312 + 3612 + 5790 + 310 == 10_024
+
+
 @pytest.mark.parametrize("name", ROUNDED)
 def test_parameters_equal_the_rounded_count(name):
     assert f"{tree.count(shapes_of(name)['params']) / 1e6:.2f}" == ROUNDED[name]
@@ -82,11 +90,20 @@ def test_no_bias_stands_before_a_batch_norm(name):
     assert not (has_norm and biased)
 
 
-def small_task(name, dtype=jnp.float32):
+def goal_of(name, dtype):
+    """The objective of the small form, and the axes of its labels behind the batch's."""
     size, args = BUILT[name]
-    goal = supervised(Model(models.create(name, 5, **args), jnp.dtype(dtype)))
+    is_map = "segmentation" in registry.find("models", name).facts
+    objective, axes = (segmentation, (size, size)) if is_map else (supervised, ())
+    return objective(Model(models.create(name, 5, **args), jnp.dtype(dtype))), axes
+
+
+def small_task(name, dtype=jnp.float32):
+    goal, axes = goal_of(name, dtype)
+    size = BUILT[name][0]
     image = jax.random.normal(jax.random.key(1), (8, size, size, 3))
-    batch = {"image": image, "label": jnp.arange(8) % 5}
+    label = (jnp.arange(8 * np.prod(axes, dtype=int)) % 5).reshape(8, *axes)
+    batch = {"image": image, "label": label}
     params, variables = jax.jit(goal.init)(jax.random.key(0), batch)
     return goal, params, variables, batch
 
@@ -130,11 +147,11 @@ def matmuls(jaxpr):
 
 @pytest.mark.parametrize("name", BUILT)
 def test_every_product_of_a_training_step_is_in_the_compute_type(name):
-    size, args = BUILT[name]
-    goal = supervised(Model(models.create(name, 5, **args), jnp.dtype(jnp.bfloat16)))
+    goal, axes = goal_of(name, jnp.bfloat16)
+    size = BUILT[name][0]
     batch = {
         "image": jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32),
-        "label": jax.ShapeDtypeStruct((2,), jnp.int32),
+        "label": jax.ShapeDtypeStruct((2, *axes), jnp.int32),
     }
     key = jax.random.key(0)
     params, variables = jax.eval_shape(goal.init, key, batch)

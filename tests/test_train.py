@@ -197,7 +197,7 @@ def test_metrics_hold_the_norms():
 
 
 def test_ema_follows_its_formula():
-    goal = goal_of(models.create("mlp", 10, widths=(16,), batch_norm=True))
+    goal = goal_of(models.create("mlp", 10, widths=(16,), norm="batch"))
     batch = jax.tree.map(jnp.asarray, next(batches(1)))
     spec = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in batch.items()}
     state = init_state(goal, optax.sgd(0.1), jax.random.key(0), spec, mesh_of(1), ema=True)

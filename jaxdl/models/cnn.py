@@ -6,11 +6,17 @@ Differs: batch normalisation after each convolution, and global pooling in place
 layers, so that any input size works.
 """
 
+from collections.abc import Callable
+
 import flax.linen as nn
 
 from jaxdl.config import Count, Rate
-from jaxdl.nn.conv import Conv
+from jaxdl.nn.activation import Activation, relu
 from jaxdl.nn.head import Classifier, Head
+from jaxdl.nn.kernel_norm import ConvBuilder, plain
+from jaxdl.nn.layers import Layers
+from jaxdl.nn.norm import Norm, batch_norm
+from jaxdl.nn.pool import Pool, max_pool
 from jaxdl.registry import register
 from jaxdl.types import Array
 
@@ -20,26 +26,35 @@ class CNN(nn.Module):
 
     widths: tuple[int, ...]
     drop_rate: float = 0.0
+    layers: Layers = Layers()
+    pool: Callable[..., Array] = max_pool
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
+        conv, norm, activation = self.layers.conv, self.layers.norm, self.layers.activation
         he = nn.initializers.he_normal()
         for i, width in enumerate(self.widths):
             for j in range(2):
-                x = Conv(width, (3, 3), use_bias=False, kernel_init=he, name=f"conv{i}_{j}")(x)
-                x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name=f"norm{i}_{j}")(
-                    x
-                )
-                x = nn.relu(x)
+                x = conv(width, (3, 3), use_bias=False, kernel_init=he, name=f"conv{i}_{j}")(x)
+                x = activation(norm(f"norm{i}_{j}")(x, train))
             if i < len(self.widths) - 1:
-                x = nn.max_pool(x, window_shape=(2, 2), strides=(2, 2), padding="SAME")
+                x = self.pool(x, (2, 2), (2, 2), "SAME")
             x = nn.Dropout(self.drop_rate)(x, deterministic=not train)
         return x
 
 
 @register("models")
 def cnn(
-    num_classes: int, /, *, widths: tuple[Count, ...] = (32, 64, 128), drop_rate: Rate = 0.0
+    num_classes: int,
+    /,
+    *,
+    widths: tuple[Count, ...] = (32, 64, 128),
+    drop_rate: Rate = 0.0,
+    activation: Activation = relu,
+    norm: Norm = batch_norm,
+    conv: ConvBuilder = plain,
+    pool: Pool = max_pool,
 ) -> Classifier:
     """Two 3x3 convolutions a width, batch norm, ReLU, max-pooling between widths."""
-    return Classifier(CNN(widths, drop_rate), Head(num_classes))
+    layers = Layers(conv, norm, activation)
+    return Classifier(CNN(widths, drop_rate, layers, pool), Head(num_classes))

@@ -9,26 +9,22 @@ be changed so that small images keep a map worth convolving; the parameters do n
 
 import math
 from functools import partial
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import flax.linen as nn
 import msgspec
 
 from jaxdl.config import Positive, Rate
+from jaxdl.errors import UserError
 from jaxdl.nn.activation import Activation, silu
-from jaxdl.nn.drop import DropPath
 from jaxdl.nn.head import Classifier, Head
 from jaxdl.nn.kernel_norm import ConvBuilder, plain
 from jaxdl.nn.layers import Layers, fan_out, round_channels, symmetric
+from jaxdl.nn.mbconv import MBConv
 from jaxdl.nn.norm import Norm, batch_norm
 from jaxdl.nn.squeeze import SqueezeExcite
 from jaxdl.registry import register
 from jaxdl.types import Array
-
-# One output channel hears k * k numbers, however many channels there are (the authors' code, timm);
-# torchvision counts them all: in the deepest blocks the maps vary by less than the norm's epsilon.
-_depthwise = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-
 
 class Stage(NamedTuple):
     """One row of the paper's table 1."""
@@ -71,47 +67,6 @@ NORMS = {
 }
 
 
-class MBConv(nn.Module):
-    """Inverted bottleneck: 1x1 widening, depthwise, squeeze-excite, 1x1 narrowing, shortcut.
-
-    (b, h, w, c) -> (b, h / stride, w / stride, features). The first mobile block: MobileNetV2,
-    https://arxiv.org/abs/1801.04381; with squeeze-excite: MnasNet, https://arxiv.org/abs/1807.11626
-    """
-
-    features: int
-    expand: int
-    kernel: int
-    stride: int
-    drop_path: float
-    layers: Layers
-
-    @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
-        norm, activation = self.layers.norm, self.layers.activation
-        conv = partial(self.layers.conv, use_bias=False, kernel_init=fan_out)
-        inputs, wide = x.shape[-1], x.shape[-1] * self.expand
-        y = x
-        if self.expand != 1:
-            y = conv(wide, (1, 1), name="expand_conv")(y)
-            y = activation(norm("expand_norm")(y, train))
-        y = conv(
-            wide,
-            (self.kernel, self.kernel),
-            strides=(self.stride, self.stride),
-            padding=symmetric(self.kernel),
-            feature_group_count=wide,
-            kernel_init=_depthwise,
-            name="depthwise_conv",
-        )(y)
-        y = activation(norm("depthwise_norm")(y, train))
-        squeezed = max(1, inputs // 4)
-        y = SqueezeExcite(squeezed, activation, kernel_init=fan_out, name="squeeze_excite")(y)
-        y = norm("project_norm")(conv(self.features, (1, 1), name="project_conv")(y), train)
-        if self.stride == 1 and inputs == self.features:
-            y = x + DropPath(self.drop_path)(y, train)
-        return y
-
-
 class EfficientNet(nn.Module):
     """(b, h, w, c) -> (b, h / s, w / s, 1280 * width), s the product of the strides.
 
@@ -144,19 +99,80 @@ class EfficientNet(nn.Module):
         done = 0
         for i, (stage, stride, repeat) in enumerate(zip(STAGES, strides, repeats, strict=True)):
             for j in range(repeat):
+                inputs = x.shape[-1]
+                squeezed = max(1, inputs // 4)
                 x = MBConv(
                     features=round_channels(stage.features * self.width),
-                    expand=stage.expand,
+                    wide=inputs * stage.expand,
                     kernel=stage.kernel,
                     stride=stride if j == 0 else 1,
-                    drop_path=self.drop_path * done / sum(repeats),
                     layers=self.layers,
+                    squeeze_excite=partial(
+                        SqueezeExcite, squeezed, activation, kernel_init=fan_out
+                    ),
+                    drop_path=self.drop_path * done / sum(repeats),
                     name=f"stage{i + 1}_block{j + 1}",
                 )(x, train)
                 done += 1
 
         x = conv(4 * round_channels(320 * self.width), (1, 1), name="top_conv")(x)
         return activation(norm("top_norm")(x, train))
+
+
+class Scale(NamedTuple):
+    """How far a network is from EfficientNet-B0.
+
+    Attributes:
+        width: multiplies the features of every stage.
+        depth: multiplies the blocks of every stage.
+        resolution: multiplies the side of the image, 224.
+    """
+
+    width: float
+    depth: float
+    resolution: float
+
+
+Strategy = Literal["compound", "depth", "width", "resolution"]
+
+
+def compound(
+    phi: float,
+    strategy: Strategy = "compound",
+    alpha: float = 1.2,
+    beta: float = 1.1,
+    gamma: float = 1.15,
+) -> Scale:
+    """The scale at which a network costs about 2^phi times B0: the paper's equation 3.
+
+    The other strategies spend as much on one dimension alone (section 3, table 7). The published
+    B1 to B7 were set by hand near the rule, and the paper tells no phi. By their resolutions phi is
+    0.5, 1, 2, 4, 5, 6 and 7 to the nearest half; their widths are the rule's to 0.1, but their
+    depths fall behind from B4 on: 1.8, 2.2, 2.6, 3.1 where it says 2.1, 2.5, 3.0, 3.6.
+
+    Args:
+        phi: 0 is B0; below 0 is smaller.
+        strategy: what grows: all three together, or one.
+        alpha, beta, gamma: growth of depth, width, resolution with phi; used by 'compound'.
+
+    Raises:
+        UserError: alpha * beta^2 * gamma^2 is not about 2, or one of them is below 1.
+    """
+    # depth costs its multiple, width and resolution the square of theirs
+    cost = alpha * beta**2 * gamma**2
+    if min(alpha, beta, gamma) < 1 or not 1.8 <= cost <= 2.2:
+        raise UserError(
+            f"alpha * beta^2 * gamma^2 = {cost:.2f}, but alpha, beta, gamma >= 1 must give about 2"
+        )
+    match strategy:
+        case "depth":
+            return Scale(1.0, 2.0**phi, 1.0)
+        case "width":
+            return Scale(2.0 ** (phi / 2), 1.0, 1.0)
+        case "resolution":
+            return Scale(1.0, 1.0, 2.0 ** (phi / 2))
+    # d = alpha^phi, w = beta^phi, r = gamma^phi
+    return Scale(beta**phi, alpha**phi, gamma**phi)
 
 
 Strides = Annotated[tuple[int, ...], msgspec.Meta(min_length=8, max_length=8)]
@@ -184,6 +200,30 @@ def efficientnet(
     )
     rate = variant_drop_rate if drop_rate is None else drop_rate
     return Classifier(backbone, Head(num_classes, rate))
+
+
+@register("models", "efficientnet")
+def scaled(
+    num_classes: int,
+    /,
+    *,
+    phi: float = 0.0,
+    strategy: Strategy = "compound",
+    alpha: Positive = 1.2,
+    beta: Positive = 1.1,
+    gamma: Positive = 1.15,
+    strides: Strides = STRIDES,
+    drop_rate: Rate = 0.2,
+    drop_path: Rate = 0.2,
+    activation: Activation = silu,
+    norm: Norm = batch_norm,
+    conv: ConvBuilder = plain,
+) -> Classifier:
+    """EfficientNet at any scale phi; the images are for the data to enlarge, see `compound`."""
+    scale = compound(phi, strategy, alpha, beta, gamma)
+    layers = Layers(conv, norm, activation)
+    backbone = EfficientNet(scale.width, scale.depth, strides, drop_path, layers)
+    return Classifier(backbone, Head(num_classes, drop_rate))
 
 
 for name, (_, _, size, _) in VARIANTS.items():

@@ -11,6 +11,20 @@ import jax.numpy as jnp
 from jaxdl.types import Array
 
 
+def drop_path(branch: Array, rate: float | Array, key: Array) -> Array:
+    """Zero the branch of whole examples with probability `rate`, scale up those that stay.
+
+    Args:
+        branch: (b, ...).
+        rate: in [0, 1), a number or a float32 scalar, as in a scan over blocks.
+        key: one for all examples.
+    """
+    shape = (branch.shape[0],) + (1,) * (branch.ndim - 1)
+    keep = jax.random.bernoulli(key, 1 - rate, shape)
+    # y = x * keep / (1 - p), so that the expectation of y is x
+    return jnp.where(keep, branch / jnp.asarray(1 - rate, branch.dtype), jnp.zeros_like(branch))
+
+
 class DropPath(nn.Module):
     """Drop a residual branch, a whole example at a time, with probability `drop_rate`."""
 
@@ -20,7 +34,4 @@ class DropPath(nn.Module):
     def __call__(self, branch: Array, train: bool = False) -> Array:
         if not train or self.drop_rate == 0:
             return branch
-        shape = (branch.shape[0],) + (1,) * (branch.ndim - 1)
-        keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.drop_rate, shape)
-        # y = x * keep / (1 - p), so that the expectation of y is x
-        return jnp.where(keep, branch / (1 - self.drop_rate), jnp.zeros_like(branch))
+        return drop_path(branch, self.drop_rate, self.make_rng("dropout"))

@@ -37,13 +37,14 @@ def avg_pool(
     count_padding: bool = False,
 ) -> Array:
     """The mean of each window, `count_padding` says whether over its padding too."""
-    return nn.avg_pool(
+    mean = nn.avg_pool(
         x,
         window_shape=window,
         strides=strides,
         padding=padding,
         count_include_pad=count_padding,
     )
+    return mean.astype(x.dtype)  # without padding, flax divides by float32 counts
 
 
 @register("poolings", "lp")

@@ -14,8 +14,9 @@ Transform = Callable[[Array | None, Batch], Batch]
 
 
 class Model(NamedTuple):
-    """A Linen classifier as pure functions, computing in `dtype` with float32 parameters.
+    """A Linen model as pure functions, computing in `dtype` with float32 parameters.
 
+    The model's `reads` are the keys of a batch that it is called with, an image where it has none.
     The cast of parameters and input happens here and nowhere else. Outputs are float32.
     """
 
@@ -24,7 +25,8 @@ class Model(NamedTuple):
 
     def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
         """Fresh float32 (params, variables) for batches of this shape."""
-        variables = self.module.init({"params": key}, batch["image"][:1], train=False)
+        inputs = [batch[name][:1] for name in self._reads()]
+        variables = self.module.init({"params": key}, *inputs, train=False)
         variables = dict(variables)
         return variables.pop("params"), variables
 
@@ -34,7 +36,7 @@ class Model(NamedTuple):
         """(outputs, new variables) of a training-mode forward pass."""
         outputs, new = self.module.apply(
             self._collections(params, variables),
-            batch["image"].astype(self.dtype),
+            *self._inputs(batch),
             train=True,
             rngs={"dropout": key},
             mutable=list(variables),
@@ -46,11 +48,20 @@ class Model(NamedTuple):
         """Outputs of an inference-mode forward pass: 'features' and 'logits'."""
         outputs = self.module.apply(
             self._collections(params, variables),
-            batch["image"].astype(self.dtype),
+            *self._inputs(batch),
             train=False,
             method="outputs",
         )
         return tree.cast(outputs, jnp.float32)
+
+    def _reads(self) -> tuple[str, ...]:
+        return getattr(self.module, "reads", ("image",))
+
+    def _inputs(self, batch: Batch) -> list[Array]:
+        # Tokens are signed integers and stay what they are; pixels, uint8 or float, are cast.
+        is_token = lambda x: jnp.issubdtype(x.dtype, jnp.signedinteger)
+        inputs = [batch[name] for name in self._reads()]
+        return [x if is_token(x) else x.astype(self.dtype) for x in inputs]
 
     def _collections(self, params: PyTree, variables: PyTree) -> PyTree:
         return {"params": tree.cast(params, self.dtype), **variables}

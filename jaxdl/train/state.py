@@ -97,3 +97,23 @@ def init_state(
     places = jax.tree.map(lambda s: s.sharding, abstract)
     init = jax.jit(lambda k: new_state(objective, tx, k, batch_spec, ema=ema), out_shardings=places)
     return init(key)
+
+
+def with_weights(
+    state: TrainState, tx: optax.GradientTransformation, params: PyTree, variables: PyTree
+) -> TrainState:
+    """A first state that begins with these values, each placed where its own was.
+
+    What the optimizer and the average derive from parameters is derived anew.
+    """
+    place = lambda values, like: jax.tree.map(
+        lambda v, x: jax.device_put(v, x.sharding), values, like
+    )
+    params, variables = place(params, state.params), place(variables, state.variables)
+    shardings = jax.tree.map(lambda x: x.sharding, state.opt_state)
+    opt_state = jax.jit(tx.init, out_shardings=shardings)(params)
+    ema = state.ema
+    if ema is not None:
+        # copies: the step donates its state, and no two of its leaves may be one array
+        ema = jax.tree.map(jnp.copy, {"params": params, "variables": variables})
+    return state.replace(params=params, variables=variables, opt_state=opt_state, ema=ema)

@@ -1,0 +1,1 @@
+"""Weights from elsewhere: files read without running anything in them."""

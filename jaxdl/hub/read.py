@@ -1,0 +1,194 @@
+"""A file of weights becomes arrays by name: safetensors, PyTorch, or npz, told apart by content.
+
+Nothing in a file runs, and no array is made of a number that the file's bytes do not bear out.
+safetensors: https://github.com/huggingface/safetensors (its own library reads and writes it).
+npz: `numpy.lib.format`, never with pickled objects. PyTorch: `torch_file.py`.
+"""
+
+import io
+import math
+import struct
+import tokenize
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from jaxdl.errors import UserError, choices
+from jaxdl.hub import torch_file
+from jaxdl.hub.archive import check_archive, read_member
+
+# What a broken file raises in zipfile, numpy and safetensors.
+_BROKEN = (
+    ArithmeticError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+_SAFETENSORS = {
+    *("BOOL", "U8", "U16", "U32", "U64", "I8", "I16", "I32", "I64"),
+    *("F16", "BF16", "F32", "F64"),
+}
+_HEAD = 512
+_LONGEST = 400  # characters of a message
+
+
+class Format(NamedTuple):
+    """One kind of file, known by the bytes `magic` at an `offset` below 512."""
+
+    title: str
+    suffixes: tuple[str, ...]
+    offset: int
+    magic: bytes
+    read: Callable[[Path], dict[str, np.ndarray]]
+
+
+def read(path: str | Path) -> dict[str, np.ndarray]:
+    """Read a file of weights.
+
+    Args:
+        path: a safetensors file; a PyTorch file, old or new; or an npz file. The content decides,
+            not the suffix.
+
+    Returns:
+        Name to array, contiguous, each in the dtype of the file (bfloat16 as `jax.numpy.bfloat16`).
+        Of a PyTorch checkpoint these are the tensors under 'state_dict', 'model',
+        'model_state_dict' or 'state_dict_ema', the first that has any, or else at its top, without
+        the prefix 'module.' of DataParallel; what is no tensor is left out.
+
+    Raises:
+        UserError: in one line the file and what is wrong with it. A file that asks for more than
+            tensors, such as a function to call, is refused by that name.
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = [p.name for p in path.parent.glob("*") if p.is_file()]
+        raise UserError(_line(path, f"no such file of weights; {choices(path.name, near)}"))
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+        tensors = _format(head, path.suffix.lower()).read(path)
+    except UserError as error:
+        raise UserError(_line(path, str(error))) from error
+    except _BROKEN as error:
+        why = str(error) or type(error).__name__
+        raise UserError(_line(path, f"cannot be read: {why}")) from error
+    for name in tensors:
+        if not name.isprintable():
+            raise UserError(_line(path, f"has a tensor with an unprintable name, {name!r}"))
+    return tensors
+
+
+def write_safetensors(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Write arrays of any strides and byte order, by name; `UserError` where that is impossible."""
+    path = Path(path)
+    # save_file takes the bytes as they lie, in whatever order of axes.
+    arrays = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
+    try:
+        save_file(arrays, path)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise UserError(_line(path, f"cannot be written: {error}")) from error
+
+
+def _format(head: bytes, suffix: str) -> Format:
+    for known in FORMATS:
+        if head.startswith(known.magic, known.offset):
+            return known
+    expected = [f.title for f in FORMATS if suffix in f.suffixes] or ["safetensors, PyTorch or npz"]
+    raise UserError(f"is no {expected[0]} file: it begins with {head[:24]!r}")
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    with safe_open(path, framework="numpy") as file:
+        names = sorted(file.keys())
+        for name in names:
+            kind = file.get_slice(name).get_dtype()
+            if kind not in _SAFETENSORS:
+                raise UserError(f"has the tensor {name} of the unusual dtype {kind}")
+        return {name: file.get_tensor(name) for name in names}
+
+
+def _read_zip(path: Path) -> dict[str, np.ndarray]:
+    with zipfile.ZipFile(path) as archive:
+        check_archive(archive, path.stat().st_size)
+        names = archive.namelist()
+        if any(name.endswith("/data.pkl") for name in names):
+            return torch_file.read_zip(archive)
+        if names and all(name.endswith(".npy") for name in names):
+            return {n.removesuffix(".npy"): _array(read_member(archive, n), n) for n in names}
+    raise UserError(
+        "is a zip archive, but neither of PyTorch (it has no data.pkl) nor of .npy arrays"
+    )
+
+
+def _array(data: bytes, name: str) -> np.ndarray:
+    stream = io.BytesIO(data)
+    shape, fortran, dtype = _npy_header(stream, name)
+    if dtype.kind not in "biuf":
+        raise UserError(f"its array {name} is of dtype {dtype}, not of numbers: refused")
+    body = memoryview(data)[stream.tell() :]
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(body):
+        raise UserError(f"its array {name} is of shape {shape}, but has {len(body)} bytes")
+    array = np.frombuffer(body, dtype).reshape(shape, order="F" if fortran else "C")
+    return np.array(array, dtype.newbyteorder("="), order="C")
+
+
+def _npy_header(stream: BinaryIO, name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # numpy mends a broken header, and says so
+            version = np.lib.format.read_magic(stream)
+            if version == (1, 0):
+                return np.lib.format.read_array_header_1_0(stream)
+            return np.lib.format.read_array_header_2_0(stream)
+    except (SyntaxError, TypeError, ValueError, Warning, tokenize.TokenError) as error:
+        raise UserError(f"its array {name} has a broken header: {error}") from error
+
+
+def _refuse(message: str) -> Callable[[Path], dict[str, np.ndarray]]:
+    def read_nothing(path: Path) -> dict[str, np.ndarray]:
+        raise UserError(message)
+
+    return read_nothing
+
+
+def _line(path: Path, message: str) -> str:
+    # What a file says of itself may hold line feeds, and escapes that a terminal obeys.
+    text = "".join(c if c.isprintable() else "?" for c in " ".join(message.split()))
+    return f"'{path}': {text[:_LONGEST]}"
+
+
+def _read_legacy(path: Path) -> dict[str, np.ndarray]:
+    return torch_file.read_legacy(path.read_bytes())
+
+
+FORMATS = (
+    Format("zip (PyTorch or npz)", (".npz",), 0, b"PK\x03\x04", _read_zip),
+    Format("PyTorch", (".pth", ".pt", ".th"), 0, torch_file.LEGACY_MAGIC, _read_legacy),
+    Format("safetensors", (".safetensors",), 8, b"{", _read_safetensors),
+    Format(
+        "tar",
+        (".tar",),
+        257,
+        b"ustar",
+        _refuse("is a tar archive, as of PyTorch 0.1: load and save it again with a later one"),
+    ),
+    Format(
+        "pickle", (".pkl",), 0, b"\x80", _refuse("is a pickle, but not one of PyTorch: refused")
+    ),
+    Format("HDF5", (".h5",), 0, b"\x89HDF", _refuse("is an HDF5 file: save the weights as npz")),
+    Format("npy", (".npy",), 0, b"\x93NUMPY", _refuse("is one array without a name: save an npz")),
+)

@@ -1,0 +1,34 @@
+"""Metrics of models that say what token comes next; perplexity is e to the cross-entropy."""
+
+import jax.numpy as jnp
+import optax
+
+from jaxdl.metrics.classification import Outputs, Pair
+from jaxdl.registry import register
+from jaxdl.types import PADDING, Array, Batch, mask_of
+
+
+def over_successors(values: Array, batch: Batch) -> Pair:
+    """(sum, count) of one value (b, t - 1) for each token that has one before it.
+
+    Padding counts for nothing, and neither do examples that the batch's mask takes out.
+    """
+    weight = (batch["tokens"][:, 1:] != PADDING) * mask_of(batch)[:, None]
+    # A padded value may be NaN, and NaN * 0 is NaN: choose rather than multiply.
+    return jnp.sum(jnp.where(weight > 0, values, 0.0) * weight), jnp.sum(weight)
+
+
+@register("metrics", tokens=True)
+def next_token_accuracy(outputs: Outputs, batch: Batch, /) -> Pair:
+    """Share of tokens that had the largest logit at the place before theirs."""
+    hit = jnp.argmax(outputs["logits"][:, :-1], axis=-1) == batch["tokens"][:, 1:]
+    return over_successors(hit.astype(jnp.float32), batch)
+
+
+@register("metrics", tokens=True)
+def next_token_cross_entropy(outputs: Outputs, batch: Batch, /) -> Pair:
+    """Mean negative log-likelihood of each token given those before it, in nats."""
+    losses = optax.losses.softmax_cross_entropy_with_integer_labels(
+        outputs["logits"][:, :-1], batch["tokens"][:, 1:]
+    )
+    return over_successors(losses, batch)

@@ -1,0 +1,67 @@
+"""Metrics of segmentation, a label for each pixel: exact over any batching, void and padding apart.
+
+`label` is (b, h, w); logits (b, h', w', k) of a smaller map speak of its middle.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdl.registry import register
+from jaxdl.types import Array, Batch, mask_of
+
+Outputs = dict[str, Array]
+Pair = tuple[Array, Array]
+
+
+def pixels(logits: Array, batch: Batch, ignore: int | None = 255) -> tuple[Array, Array, Array]:
+    """A batch as a list of pixels, n = b * h' * w'.
+
+    Args:
+        logits: (b, h', w', k).
+        batch: with `label` (b, h, w).
+        ignore: the label of pixels that count for nothing ("void"); None where all count.
+
+    Returns:
+        Logits (n, k), labels (n,) in [0, k), and weights (n,), 0 for void pixels and for padded
+        examples; the label of a void pixel is 0.
+    """
+    label = batch["label"]
+    high, wide = ((n - m) // 2 for n, m in zip(label.shape[1:], logits.shape[1:3], strict=True))
+    label = label[:, high : high + logits.shape[1], wide : wide + logits.shape[2]]
+    valid = jnp.ones(label.shape, bool) if ignore is None else label != ignore
+    weight = valid * mask_of(batch)[:, None, None]
+    label = jnp.where(valid, label, 0)
+    return logits.reshape(-1, logits.shape[-1]), label.reshape(-1), weight.reshape(-1)
+
+
+def weighted(values: Array, weight: Array) -> Pair:
+    """(sum, count) of one value a pixel; what weighs nothing may be NaN."""
+    return jnp.sum(jnp.where(weight > 0, values, 0.0) * weight), jnp.sum(weight)
+
+
+@register("metrics")
+def pixel_accuracy(outputs: Outputs, batch: Batch, /, *, ignore: int | None = 255) -> Pair:
+    """Share of pixels whose largest logit is the label's."""
+    logits, label, weight = pixels(outputs["logits"], batch, ignore)
+    return weighted((jnp.argmax(logits, axis=-1) == label).astype(jnp.float32), weight)
+
+
+@register("metrics")
+def iou(outputs: Outputs, batch: Batch, /, *, ignore: int | None = 255) -> Pair:
+    """Intersection over union of each class, also called Jaccard index: two vectors (k,).
+
+    A class that is neither there nor predicted has 0 / 0; `mean_iou` leaves it out.
+    """
+    logits, label, weight = pixels(outputs["logits"], batch, ignore)
+    of_class = lambda classes: jnp.zeros(logits.shape[-1], jnp.float32).at[classes].add
+    said = jnp.argmax(logits, axis=-1)
+    both = of_class(label)(weight * (said == label))
+    return both, of_class(label)(weight) + of_class(said)(weight) - both
+
+
+def mean_iou(intersection: np.ndarray | jax.Array, union: np.ndarray | jax.Array) -> float:
+    """Mean over the classes that are there or predicted, of `iou` summed over a whole split."""
+    intersection, union = np.asarray(intersection, np.float64), np.asarray(union, np.float64)
+    seen = union > 0
+    return float(np.mean(intersection[seen] / union[seen]))

@@ -1,0 +1,53 @@
+"""Many equal blocks as one: compiled once, parameters stacked along axis 0.
+
+Memory is traded for time by recomputing each block in the backward pass: Training Deep Nets with
+Sublinear Memory Cost. Chen, Xu, Zhang, Guestrin 2016. https://arxiv.org/abs/1604.06174
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jaxdl.types import Array
+
+
+def drop_path_rates(drop_path: float, depth: int) -> Array | None:
+    """(depth,) float32 rates that grow from 0 to `drop_path`; None where nothing is dropped."""
+    return jnp.linspace(0.0, drop_path, depth, dtype=jnp.float32) if drop_path else None
+
+
+def stacked(
+    block: nn.Module,
+    call: Callable[[nn.Module, Array, Array | None], Array],
+    x: Array,
+    depth: int,
+    rates: Array | None = None,
+    remat: bool = False,
+) -> Array:
+    """`depth` blocks in turn, by one scan: x -> call(block_depth, ... call(block_1, x)).
+
+    Each block has its own parameters, statistics, dropout and sown intermediates; all of them
+    are stacked along axis 0.
+
+    Args:
+        block: a module with a name, bound to the one that calls this.
+        call: (block, x, rate) -> the next x, of the same shape and type.
+        x: what the first block reads.
+        depth: number of blocks.
+        rates: (depth,), one for each call; None gives each None.
+        remat: recompute each block in the backward pass instead of keeping what it made.
+    """
+
+    def body(block: nn.Module, x: Array, rate: Array | None) -> tuple[Array, None]:
+        return call(block, x, rate), None
+
+    if remat:
+        body = nn.remat(body, prevent_cse=False)
+    scan = nn.scan(
+        body,
+        variable_axes={"params": 0, "batch_stats": 0, "intermediates": 0},
+        split_rngs={"params": True, "dropout": True},
+        length=depth,
+    )
+    return scan(block, x, rates)[0]
