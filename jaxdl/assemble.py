@@ -66,7 +66,8 @@ def assemble(config: Config) -> Plan:
     in_steps = functools.partial(to_steps, total=steps, **sizes)
 
     module = registry.bind("models", config.model)(train.num_classes)
-    model = Model(module, compute_dtype(config.precision))
+    kernel_init = config.initializer and registry.bind("initializers", config.initializer)
+    model = Model(module, compute_dtype(config.precision), kernel_init)
     objective = augmented(
         registry.bind("objectives", config.objective)(model),
         [registry.bind("augmentations", p) for p in config.augment],
@@ -91,6 +92,8 @@ def check(config: Config) -> None:
         ("optimizers", config.optimizer),
         ("schedules", config.schedule),
     ]
+    if config.initializer:
+        one.append(("initializers", config.initializer))
     many = [
         ("wrappers", config.wrappers),
         ("augmentations", config.augment),

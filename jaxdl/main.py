@@ -241,14 +241,18 @@ def _summary(arguments: list[str]) -> int:
     parser.add_argument("--num-classes", type=_count, default=1000, metavar="N")
     parser.add_argument("--batch-size", type=_count, default=1, metavar="N")
     parser.add_argument("--depth", type=_count, metavar="N", help="deeper layers in one row")
+    parser.add_argument("--import", dest="imports", action="append", default=[], metavar="MODULE")
     parser.add_argument("--json", action="store_true", help="print rows and totals as JSON")
     overrides, rest = _overrides(arguments, "--model.")
     options = parser.parse_args(rest)
     config = configs.Config(model=configs.Part(options.model))
     config = override(config, [(f"model.{path}", value) for path, value in overrides])
 
+    from jaxdl.assemble import import_user_module
     from jaxdl.research.summary import summary, text
 
+    for name in options.imports:
+        import_user_module(name)
     shown = summary(config.model, options.image, options.num_classes, options.batch_size)
     if options.depth:
         shown = shown.at_depth(options.depth)

@@ -30,6 +30,7 @@ ROOMS = {
     "convs": "jaxdl.nn",
     "poolings": "jaxdl.nn",
     "attentions": "jaxdl.nn",
+    "initializers": "jaxdl.nn",
     "objectives": "jaxdl.objectives",
     "losses": "jaxdl.losses",
     "metrics": "jaxdl.metrics",

@@ -77,11 +77,12 @@ def test_segnet_by_hand():
     # Figure 2: VGG-16 and its mirror image; the last convolution, with a bias, gives the classes.
     convs = 1_728 + 36_864 + 73_728 + 147_456 + 294_912 + 2 * 589_824 + 1_179_648 + 5 * 2_359_296
     scales = 2 * (2 * 64 + 2 * 128 + 3 * 256 + 6 * 512)
+    # The mirror gives what the encoder's convolutions read, all but the image.
     mirrored = convs - 1_728
-    mirrored_scales = scales - 2 * 64
+    mirrored_scales = 2 * (2 * 64 + 2 * 128 + 3 * 256 + 5 * 512)
     head = 9 * 64 * 11 + 11
     count = tree.count(params_of("segnet", 11, (32, 32, 3)))
-    assert count == convs + scales + mirrored + mirrored_scales + head == 29_440_971
+    assert count == convs + scales + mirrored + mirrored_scales + head == 29_441_419
     assert out_of("segnet", (1, 45, 61, 3), width=2) == (1, 45, 61, 2)
 
 
@@ -114,18 +115,20 @@ def test_fcn_by_hand(name):
 
 def test_fcn_takes_the_weights_of_vgg16():
     small = {"width": 2, "hidden": 8}
-    vgg = models.create("vgg16", 5, **small).init(KEY, jnp.ones((1, 224, 224, 3)))["params"]
-    shapes = params_of("fcn8s", 5, (32, 32, 3), **small)
-    converted = to_convolutional(vgg["backbone"], shapes["backbone"])
-    np.testing.assert_array_equal(
-        converted["fc6"]["kernel"].ravel(), vgg["backbone"]["fc6"]["kernel"].ravel()
-    )
+    vgg = params_of("vgg16", 5, (224, 224, 3), **small)["backbone"]
+    vgg = jax.tree.map(lambda s: np.arange(s.size).reshape(s.shape), vgg)
+    shapes = params_of("fcn8s", 5, (32, 32, 3), **small)["backbone"]
+    converted = to_convolutional(vgg, shapes)
+    assert {k: v.shape for k, v in tree.flatten(converted).items()} == {
+        k: v.shape for k, v in tree.flatten(shapes).items()
+    }
+    np.testing.assert_array_equal(converted["fc6"]["kernel"].ravel(), vgg["fc6"]["kernel"].ravel())
 
 
-def fcn32(size):
-    """A small FCN-32s whose scores are not near zero, (h, w, c) -> coarse scores (h', w', k)."""
+def fcn32():
+    """The map behind fc7 of a small FCN-32s, smooth throughout: (h, w, c) -> (h', w', d)."""
     model = models.create("fcn32s", 2, width=2, hidden=4, activation="softplus")
-    params = model.init(KEY, jnp.zeros((1, *size, 3)))["params"]
+    params = jax.jit(model.init)(KEY, jnp.zeros((1, 32, 32, 3)))["params"]
     return jax.jit(
         lambda image: model.apply({"params": params}, image[None], method="features")[0][0]
     )
@@ -136,9 +139,9 @@ def test_receptive_field_of_fcn_by_the_support_of_a_gradient():
     # pixels in steps of 32; fc6 sees seven of those: 212 + 6 * 32 = 404. Figure 3 of the paper
     # and the authors' code agree: 404.
     size = (480, 480)
-    scores = fcn32(size)
+    fc7 = fcn32()
     image = jax.random.normal(KEY, (*size, 3))
-    gradient = jax.grad(lambda x: scores(x)[7, 7].sum())(image)
+    gradient = jax.grad(lambda x: fc7(x)[7, 7].sum())(image)
     rows = np.flatnonzero(np.abs(gradient).sum(axis=(1, 2)))
     # Entry 7 lies on pixels [224, 256), in the middle of what it sees.
     middle = (224 + 256) / 2
@@ -147,10 +150,10 @@ def test_receptive_field_of_fcn_by_the_support_of_a_gradient():
 
 
 def test_fcn_moves_with_the_image_by_its_stride():
-    scores = fcn32((448, 512))
+    fc7 = fcn32()
     image = jax.random.normal(KEY, (448, 512, 3))
-    here, moved = scores(image[:, :480]), scores(image[:, 32:])
-    scale = np.abs(here - here.mean(axis=(0, 1), keepdims=True)).max()
+    here, moved = fc7(image[:, :480]), fc7(image[:, 32:])
+    scale = np.abs(here - here.mean(axis=(0, 1), keepdims=True)).max()  # what tells entries apart
     # Columns that see no border: entry i sees [32 i - 186, 32 i + 218), so 6 and 7 of 480 pixels.
     np.testing.assert_allclose(moved[6, 6], here[6, 7], atol=1e-4 * scale)
     assert np.abs(moved[6, 0] - here[6, 1]).max() > 1e-2 * scale
@@ -197,12 +200,12 @@ def small_goal(**args):
     goal = segmentation(Model(module, jnp.dtype("float32")))
     outputs, batch, *_ = example()
     batch = batch | {"image": jax.random.normal(KEY, (4, 5, 6, 3))}
-    return goal, batch, goal.init(KEY, batch)
+    return goal, batch, jax.jit(goal.init)(KEY, batch)
 
 
 def test_the_loss_is_the_mean_of_valid_pixels():
     goal, batch, (params, variables) = small_goal()
-    loss, aux = goal.loss(params, variables, batch, KEY)
+    loss, aux = jax.jit(goal.loss)(params, variables, batch, KEY)
     logits = np.asarray(aux.outputs["logits"], np.float64)
     assert logits.shape == (4, 5, 6, 4)
     found = []
@@ -216,9 +219,9 @@ def test_the_loss_is_the_mean_of_valid_pixels():
 
 def test_accumulated_batches_are_one_batch():
     goal, batch, (params, variables) = small_goal()
-    plain = jax.value_and_grad(goal.loss, has_aux=True)
+    plain = jax.jit(jax.value_and_grad(goal.loss, has_aux=True))
     (one, _), gradient = plain(params, variables, batch, KEY)
-    (two, _), other = accumulate(2)(goal.loss)(params, variables, batch, KEY)
+    (two, _), other = jax.jit(accumulate(2)(goal.loss))(params, variables, batch, KEY)
     np.testing.assert_allclose(one, two, rtol=1e-5)
     for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)

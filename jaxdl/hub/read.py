@@ -47,7 +47,10 @@ _LONGEST = 400  # characters of a message
 
 
 class Format(NamedTuple):
-    """One kind of file, known by the bytes `magic` at an `offset` below 512."""
+    """One kind of file, known by the bytes `magic` at an `offset` below 512.
+
+    The suffixes only serve to say what a file should have been.
+    """
 
     title: str
     suffixes: tuple[str, ...]
@@ -176,19 +179,17 @@ def _read_legacy(path: Path) -> dict[str, np.ndarray]:
 
 
 FORMATS = (
-    Format("zip (PyTorch or npz)", (".npz",), 0, b"PK\x03\x04", _read_zip),
-    Format("PyTorch", (".pth", ".pt", ".th"), 0, torch_file.LEGACY_MAGIC, _read_legacy),
+    Format("npz", (".npz",), 0, b"PK\x03\x04", _read_zip),  # PyTorch's too
+    Format("PyTorch", (".pth", ".pt", ".th", ".tar"), 0, torch_file.LEGACY_MAGIC, _read_legacy),
     Format("safetensors", (".safetensors",), 8, b"{", _read_safetensors),
     Format(
         "tar",
-        (".tar",),
+        (),
         257,
         b"ustar",
         _refuse("is a tar archive, as of PyTorch 0.1: load and save it again with a later one"),
     ),
-    Format(
-        "pickle", (".pkl",), 0, b"\x80", _refuse("is a pickle, but not one of PyTorch: refused")
-    ),
-    Format("HDF5", (".h5",), 0, b"\x89HDF", _refuse("is an HDF5 file: save the weights as npz")),
-    Format("npy", (".npy",), 0, b"\x93NUMPY", _refuse("is one array without a name: save an npz")),
+    Format("pickle", (), 0, b"\x80", _refuse("is a pickle, but not one of PyTorch: refused")),
+    Format("HDF5", (), 0, b"\x89HDF", _refuse("is an HDF5 file: save the weights as npz")),
+    Format("npy", (), 0, b"\x93NUMPY", _refuse("is one array without a name: save an npz")),
 )

@@ -26,6 +26,7 @@ from jaxdl.nn.squeeze import SqueezeExcite
 from jaxdl.registry import register
 from jaxdl.types import Array
 
+
 class Stage(NamedTuple):
     """One row of the paper's table 1."""
 
@@ -61,10 +62,7 @@ VARIANTS = {
 }
 # torchvision's: the authors' 0.99 and 1e-3 only from B5 on.
 AUTHORS_NORM = partial(batch_norm, momentum=0.99, epsilon=1e-3)
-NORMS = {
-    f"efficientnet_b{i}": AUTHORS_NORM if i >= 5 else batch_norm
-    for i in range(8)
-}
+NORMS = {f"efficientnet_b{i}": AUTHORS_NORM if i >= 5 else batch_norm for i in range(8)}
 
 
 class EfficientNet(nn.Module):

@@ -1,4 +1,4 @@
-"""MobileNetV2: Inverted Residuals and Linear Bottlenecks. Sandler, Howard, Zhu, Zhmoginov, Chen 2018.
+"""MobileNetV2: Inverted Residuals and Linear Bottlenecks. Sandler, Howard, Zhu and two others 2018.
 
 https://arxiv.org/abs/1801.04381
 Differs from the authors' code: symmetric padding instead of TensorFlow's SAME, as torchvision

@@ -6,8 +6,7 @@ Differs from the paper: no dropout and no hidden layer in the head, as later pra
 it, and timm's initial values (normal, 0.02). Positions are as many as the image given to `init`
 has patches: other sizes need no argument, and CIFAR needs `patch_size=4`.
 
-The blocks are one block, scanned: its parameters are stacked along axis 0. For ViT-S/16, depth 12,
-batch 8 at 224x224, value and gradient on 2 CPU cores: COMPILE.
+The blocks are one block, scanned: its parameters are stacked along axis 0; see `nn/stack.py`.
 """
 
 from functools import partial

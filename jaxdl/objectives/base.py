@@ -1,7 +1,7 @@
 """What objectives are made of: a model with the one cast at its boundary, and augmentation."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -18,17 +18,24 @@ class Model(NamedTuple):
 
     The model's `reads` are the keys of a batch that it is called with, an image where it has none.
     The cast of parameters and input happens here and nowhere else. Outputs are float32.
+    `kernel_init`, where it is given, draws every kernel in place of the layer's own initializer.
     """
 
     module: nn.Module
     dtype: jnp.dtype
+    kernel_init: Callable[..., Array] | None = None
 
     def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
         """Fresh float32 (params, variables) for batches of this shape."""
         inputs = [batch[name][:1] for name in self._reads()]
-        variables = self.module.init({"params": key}, *inputs, train=False)
-        variables = dict(variables)
+        with nn.intercept_methods(self._redraw):
+            variables = dict(self.module.init({"params": key}, *inputs, train=False))
         return variables.pop("params"), variables
+
+    def _redraw(self, call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+        if self.kernel_init and hasattr(context.module, "kernel_init"):
+            object.__setattr__(context.module, "kernel_init", self.kernel_init)
+        return call(*args, **kwargs)
 
     def train(
         self, params: PyTree, variables: PyTree, batch: Batch, key: Array
