@@ -154,9 +154,14 @@ def _list(request: list[str], imports: list[str]) -> int:
         raise UserError(f"--list takes a kind and a pattern, not {len(request)} words")
     entries = registry.entries(*request)
     width = max((len(e.name) for e in entries), default=0)
-    for entry in entries:
+    sizes = [""] * len(entries)
+    if request[0] == "models":
+        from jaxdl.research.sizes import column
+
+        sizes = column(e.name for e in entries)
+    for entry, size in zip(entries, sizes, strict=True):
         paper = "" if entry.paper in entry.summary else entry.paper
-        print(f"{entry.name:<{width}}  {entry.summary}  {paper}".rstrip())
+        print(f"{entry.name:<{width}}  {size}{entry.summary}  {paper}".rstrip())
     if len(entries) == 1:
         print("\n".join(f"    {line}" for line in registry.describe(entries[0])))
     if not entries:
@@ -238,7 +243,7 @@ def _summary(arguments: list[str]) -> int:
     )
     parser.add_argument("model", help="a registered name; `jaxdl --list models` shows them")
     parser.add_argument("--image", type=_image, metavar="HxWxC", help="default: the model's own")
-    parser.add_argument("--num-classes", type=_count, default=1000, metavar="N")
+    parser.add_argument("--num-classes", type=_count, metavar="N", help="default: its own")
     parser.add_argument("--batch-size", type=_count, default=1, metavar="N")
     parser.add_argument("--depth", type=_count, metavar="N", help="deeper layers in one row")
     parser.add_argument("--import", dest="imports", action="append", default=[], metavar="MODULE")

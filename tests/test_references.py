@@ -31,7 +31,7 @@ FILES = sorted((ROOT / "tests" / "references" / "logits").glob("*.npz"))
 NAMES = [file.stem for file in FILES]
 
 # What our builder is told so that it is the reference: nothing, where its defaults are.
-ARGUMENTS = {}
+ARGUMENTS = {"senet154": {"depths": (1, 2, 2, 1)}}
 
 
 @cache

@@ -136,8 +136,7 @@ def fcn32():
 
 def test_receptive_field_of_fcn_by_the_support_of_a_gradient():
     # Five stages see 1 + 2 (2 + 2 * 2 + 3 * 4 + 3 * 8 + 3 * 16) + (1 + 2 + 4 + 8 + 16) = 212
-    # pixels in steps of 32; fc6 sees seven of those: 212 + 6 * 32 = 404. Figure 3 of the paper
-    # and the authors' code agree: 404.
+    # pixels in steps of 32; fc6 sees seven of those: 212 + 6 * 32 = 404.
     size = (480, 480)
     fc7 = fcn32()
     image = jax.random.normal(KEY, (*size, 3))

@@ -115,7 +115,7 @@ BUILT = {
     "mobilenet_v2": (16, {"width": 0.25}),
     "mobilenet_v3_small": (16, {"width": 0.25}),
     "densenet_cifar": (16, {"depth": 10, "growth": 4}),
-    "convnext_tiny": (16, {"depths": [1, 1], "width": 8, "patch": 2}),
+    "convnext_tiny": (16, {"depths": [1, 1], "width": 8}),
     "senet154": (16, {"depths": [1, 1], "width": 8, "groups": 4, "stem": "cifar"}),
     "vit_tiny_patch16_224": (32, {"patch_size": 8, "width": 24, "depth": 3}),
     "mixer_s32_224": (32, {"patch_size": 8, "width": 24, "depth": 3, "drop_path": 0.1}),

@@ -1,7 +1,10 @@
 """Backbones: one family a file, the paper at its head, its variants in one table."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxdl import registry
@@ -12,6 +15,20 @@ def input_shape(name: str) -> tuple[int, ...]:
     """(h, w, c) of the images, or (t,) of the tokens, that the model `name` was made for."""
     facts = registry.find("models", name).facts
     return facts.get("tokens") or facts.get("image", (224, 224, 3))
+
+
+def usual_classes(name: str) -> int:
+    """Classes, or tokens of the vocabulary, that the model `name` was made for."""
+    return registry.find("models", name).facts.get("num_classes", 1000)
+
+
+def input_specs(
+    model: nn.Module, shape: Sequence[int], batch_size: int = 1
+) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """What a model is called with: float32 images (h, w, c), or int32 tokens (t,) for each input."""
+    dtype = jnp.int32 if len(shape) == 1 else jnp.float32
+    reads = getattr(model, "reads", ("image",))
+    return tuple(jax.ShapeDtypeStruct((batch_size, *shape), dtype) for _ in reads)
 
 
 def create(name: str, num_classes: int, **args: Any) -> nn.Module:

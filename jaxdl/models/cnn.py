@@ -43,7 +43,7 @@ class CNN(nn.Module):
         return x
 
 
-@register("models")
+@register("models", image=(32, 32, 3), num_classes=10)
 def cnn(
     num_classes: int,
     /,

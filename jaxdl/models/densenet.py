@@ -142,7 +142,7 @@ def densenet(
     return Classifier(backbone, Head(num_classes))
 
 
-@register("models", image=(32, 32, 3))
+@register("models", image=(32, 32, 3), num_classes=10)
 def densenet_cifar(
     num_classes: int,
     /,

@@ -62,7 +62,7 @@ class LeNet1989(nn.Module):
         return self.activation(nn.Dense(30, name="h3")(x))
 
 
-@register("models")
+@register("models", image=(32, 32, 1), num_classes=10)
 def lenet5(
     num_classes: int,
     /,
@@ -75,7 +75,7 @@ def lenet5(
     return Classifier(LeNet5(activation, pool, conv), Head(num_classes))
 
 
-@register("models", image=(16, 16, 1))
+@register("models", image=(16, 16, 1), num_classes=10)
 def lenet1989(
     num_classes: int, /, *, activation: Activation = scaled_tanh, conv: ConvBuilder = plain
 ) -> Classifier:

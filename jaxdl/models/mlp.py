@@ -35,7 +35,7 @@ class MLP(nn.Module):
         return x
 
 
-@register("models")
+@register("models", image=(28, 28, 1), num_classes=10)
 def mlp(
     num_classes: int,
     /,

@@ -238,4 +238,4 @@ for name, (depths, groups, group_width) in NEXT.items():
     register("models", name)(build)
     register("models", f"se{name}")(partial(build, attention=squeeze_excite))
 for name, n in CIFAR.items():
-    register("models", name, image=(32, 32, 3))(partial(resnet_cifar, n))
+    register("models", name, image=(32, 32, 3), num_classes=10)(partial(resnet_cifar, n))

@@ -178,7 +178,7 @@ def _embed(
     return TokenEmbed(vocabulary, width, where, drop_rate)
 
 
-@register("models", tokens=(128,))
+@register("models", tokens=(128,), num_classes=2)
 def transformer_encoder(
     num_classes: int,
     /,
@@ -230,7 +230,7 @@ def transformer_encoder(
     return TokenClassifier(encoder, Head(num_classes))
 
 
-@register("models", tokens=(128,))
+@register("models", tokens=(128,), num_classes=37_000)
 def transformer_decoder(
     num_classes: int,
     /,
@@ -267,7 +267,7 @@ def transformer_decoder(
     return LanguageModel(decoder, None if tied else Head(num_classes))
 
 
-@register("models", tokens=(128,))
+@register("models", tokens=(128,), num_classes=37_000)
 def transformer(
     num_classes: int,
     /,

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 
-from jaxdl import registry, tree
+from jaxdl import models, registry, tree
 from jaxdl.config import Part
 from jaxdl.errors import UserError
 from jaxdl.research.modules import nbytes, trace
@@ -114,15 +114,16 @@ class Summary:
 def summary(
     model: str | Part | nn.Module,
     image: Sequence[int] | None = None,
-    num_classes: int = 1000,
+    num_classes: int | None = None,
     batch_size: int = 1,
 ) -> Summary:
-    """The summary of an image model, registered or built.
+    """The summary of a model, registered or built.
 
     Args:
         model: a registered name, a `Part` for one with arguments, or a module.
-        image: (h, w, c); without it, the size a registered model was made for, else 224x224x3.
-        num_classes: of a registered model.
+        image: (h, w, c), or (t,) tokens; without it, what a registered model was made for, else
+            224x224x3.
+        num_classes: of a registered model; without it, those it was made for.
         batch_size: examples in the batch.
 
     Raises:
@@ -131,14 +132,14 @@ def summary(
     if isinstance(model, str):
         model = Part(model)
     if isinstance(model, Part):
-        image = image or registry.find("models", model.name).facts.get("image")
-        model = registry.bind("models", model)(num_classes)
-    shape = (batch_size, *(image or IMAGE))
+        image = image or models.input_shape(model.name)
+        model = registry.bind("models", model)(num_classes or models.usual_classes(model.name))
+    shape = image or IMAGE
     try:
-        return of_module(model, Spec(shape, "float32"))
+        return of_module(model, *models.input_specs(model, shape, batch_size))
     except (TypeError, ValueError, ZeroDivisionError) as error:
         said = str(error).strip().splitlines() or [type(error).__name__]
-        size = "x".join(map(str, shape[1:]))
+        size = "x".join(map(str, shape))
         raise UserError(f"the model does not take an image of {size}: {said[0]}") from error
 
 
