@@ -12,8 +12,8 @@ from jaxdl.nn.dense import dense, to_convolutional
 from jaxdl.nn.pool import max_pool
 
 SMALL = {
-    "alexnet": (32, dict(width=0.125, kernel=5, stride=1, pool_size=3, hidden=16)),
-    "vgg11": (64, dict(width=4, pool_size=2, hidden=16)),
+    "alexnet": (32, {"width": 0.125, "kernel": 5, "stride": 1, "pool_size": 3, "hidden": 16}),
+    "vgg11": (64, {"width": 4, "pool_size": 2, "hidden": 16}),
 }
 
 

@@ -81,6 +81,7 @@ ROUNDED = {
 BUILT = {
     "mlp": (32, {}),
     "cnn": (32, {}),
+    "composed": (16, {}),
     "lenet5": (32, {}),
     "alexnet": (
         32,

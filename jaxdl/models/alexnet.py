@@ -6,8 +6,8 @@ images are 227x227, as 224 of the text does not give the 55x55 maps of its figur
 by their fan in (those of the logits by 0.01, as all of the paper), and biases at 0.
 
 `alexnet` has one tower and no local response normalisation: One weird trick for parallelizing
-convolutional neural networks. Krizhevsky 2014, https://arxiv.org/abs/1404.5997. As torchvision has
-it, dropout before the dense layers rather than after them included.
+convolutional neural networks. Krizhevsky 2014, https://arxiv.org/abs/1404.5997. As in torchvision,
+dropout stands before fc6 and fc7; in the 2012 network, behind them.
 
 For images of 32x32: kernel=5, stride=1, pool_size=3, hidden=1024.
 """
