@@ -80,7 +80,7 @@ def test_mistakes_before_there_is_a_config(capsys, tmp_path):
     assert "name a config" in refused(capsys)
     assert "choices: cifar10, digits, mnist" in refused(capsys, "--config", "configs/cnn.py:foo")
     assert "unknown kind 'modles'" in refused(capsys, "--list", "modles")
-    assert "no models match 'x*'" in refused(capsys, "--list", "models", "x*")
+    assert "no models match 'zz*'" in refused(capsys, "--list", "models", "zz*")
     assert "no run directory" in refused(capsys, "report", tmp_path / "none")
     broken = tmp_path / "broken.py"
     broken.write_text("def get_config(:\n")

@@ -307,7 +307,8 @@ def test_a_run_exported_is_where_another_begins(tmp_path, capsys):
     other = first_state(dataclasses.replace(config, init_from=None), plan)
     chex.assert_trees_all_equal_shapes_and_dtypes(state, other)
     chex.assert_trees_all_equal(state.ema["params"], state.params)
-    pointers = [x.addressable_data(0).unsafe_buffer_pointer() for x in jax.tree.leaves((state.ema, state.params))]
+    leaves = jax.tree.leaves((state.ema, state.params))
+    pointers = [x.addressable_data(0).unsafe_buffer_pointer() for x in leaves]
     assert len(set(pointers)) == len(pointers)  # the step donates each of them
 
 

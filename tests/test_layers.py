@@ -75,7 +75,7 @@ def normed(name, x=X, train=True, **args):
 
 
 def test_every_norm_is_tested_here():
-    others = {"group", "rms", "local_response", "none"}
+    others = {"batch_renorm", "group", "rms", "local_response", "none"}
     assert set(names("norms")) == set(AXES) | others
 
 
@@ -116,6 +116,24 @@ def test_sync_batch_norm_over_a_named_axis_is_batch_norm_of_all():
     apply = lambda x: module.apply(variables, x, train=True, mutable=["batch_stats"])[0]
     shards = jax.vmap(apply, axis_name="replica")(X.reshape(2, 2, 5, 6, 8))
     np.testing.assert_allclose(shards.reshape(X.shape), whole, rtol=1e-4, atol=1e-5)
+
+
+def test_batch_renorm_within_its_limits_normalises_as_inference_does():
+    # r = sigma_B / sigma and d = (mu_B - mu) / sigma undo the batch's statistics
+    y, variables, after = normed("batch_renorm", X / 2, epsilon=1e-6)
+    np.testing.assert_allclose(y, X / 2, rtol=1e-4, atol=1e-5)  # running: mean 0, variance 1
+    stats = after["batch_stats"]
+    np.testing.assert_allclose(stats["mean"], 0.01 * X.mean((0, 1, 2)) / 2, rtol=1e-4)
+    np.testing.assert_allclose(stats["var"], 0.99 + 0.01 * X.var((0, 1, 2)) / 4, rtol=1e-4)
+
+
+def test_batch_renorm_at_its_limits_is_batch_norm():
+    y, _, _ = normed("batch_renorm", r_max=1.0, d_max=0.0, epsilon=1e-5)
+    np.testing.assert_allclose(y, normed("batch")[0], rtol=1e-4, atol=1e-5)
+    # and in between: x = 10 +- 1 with d clipped at 5 is +-1 + 5
+    x = jnp.tile(jnp.array([9.0, 11.0]).reshape(2, 1, 1, 1), (1, 1, 1, 2))
+    clipped, _, _ = normed("batch_renorm", x, epsilon=1e-6)
+    np.testing.assert_allclose(clipped[:, 0, 0, 0], [4, 6], rtol=1e-4)
 
 
 def test_local_response_norm_by_hand():

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr
-from zoo import BUILT, GOLDEN, ROUNDED
+from zoo import BUILT, GOLDEN, ROUNDED, quick
 
 from jaxdl import models, registry, tree
 from jaxdl.nn.layers import round_channels
@@ -98,20 +98,21 @@ def goal_of(name, dtype):
     return objective(Model(models.create(name, 5, **args), jnp.dtype(dtype))), axes
 
 
+@cache
 def small_task(name, dtype=jnp.float32):
     goal, axes = goal_of(name, dtype)
     size = BUILT[name][0]
     image = jax.random.normal(jax.random.key(1), (8, size, size, 3))
     label = (jnp.arange(8 * np.prod(axes, dtype=int)) % 5).reshape(8, *axes)
     batch = {"image": image, "label": label}
-    params, variables = jax.jit(goal.init)(jax.random.key(0), batch)
+    params, variables = quick(goal.init)(jax.random.key(0), batch)
     return goal, params, variables, batch
 
 
 @pytest.mark.parametrize("name", BUILT)
 def test_every_parameter_gets_a_gradient(name):
     goal, params, variables, batch = small_task(name)
-    take = jax.jit(jax.value_and_grad(goal.loss, has_aux=True))
+    take = quick(jax.value_and_grad(goal.loss, has_aux=True))
     (loss, aux), grads = take(params, variables, batch, jax.random.key(2))
     chex.assert_tree_all_finite((loss, grads, aux.variables))
     for leaf, grad in tree.flatten(grads).items():
@@ -124,12 +125,12 @@ def test_every_parameter_gets_a_gradient(name):
 @pytest.mark.parametrize("name", BUILT)
 def test_inference_is_per_example_and_vmaps(name):
     goal, params, variables, batch = small_task(name)
-    predict = jax.jit(goal.predict)
+    predict = quick(goal.predict)
     whole = predict(params, variables, batch)["logits"]
     half = predict(params, variables, {"image": batch["image"][:4]})["logits"]
     np.testing.assert_allclose(whole[:4], half, rtol=1e-4, atol=1e-5)
     twice = jax.tree.map(lambda x: jnp.stack([x, x]), (params, variables))
-    mapped = jax.jit(jax.vmap(goal.predict, (0, 0, None)))(*twice, batch)["logits"]
+    mapped = quick(jax.vmap(goal.predict, (0, 0, None)))(*twice, batch)["logits"]
     np.testing.assert_allclose(mapped[1], whole, rtol=1e-4, atol=1e-5)
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ROOT
+from zoo import quick
 
 from jaxdl import models, tree
 from jaxdl.hub.convert import (
@@ -30,7 +31,8 @@ from fill import images, probe, tensor  # noqa: E402
 FILES = sorted((ROOT / "tests" / "references" / "logits").glob("*.npz"))
 NAMES = [file.stem for file in FILES]
 
-# What our builder is told so that it is the reference: nothing, where its defaults are.
+# What our builder is told so that it is as small as the reference; what else it must be told to be
+# the reference is in the naming, as users need it too.
 ARGUMENTS = {"senet154": {"depths": (1, 2, 2, 1)}}
 
 
@@ -38,19 +40,22 @@ ARGUMENTS = {"senet154": {"depths": (1, 2, 2, 1)}}
 def reference(name):
     file = np.load(ROOT / "tests" / "references" / "logits" / f"{name}.npz")
     read = {k: json.loads(str(file[k])) for k in ("about", "shapes", "probes")}
+    read["about"]["model"] = name.partition(".")[0]  # of MODEL or MODEL.PUBLISHER
     return read | {"logits": file["logits"], "probed": file["probed"]}
 
 
 def naming_of(name):
-    library = reference(name)["about"]["library"]
-    return namings(name, library)[library]
+    about = reference(name)["about"]
+    return namings(about["model"], about["library"])[about["library"]]
 
 
 def undropped(name, **args):
     """The model without dropout, in training too."""
-    signature = models.registry.find("models", name).arguments()
+    model = reference(name)["about"]["model"]
+    signature = models.registry.find("models", model).arguments()
     drops = {a: 0.0 for a in signature if a.startswith("drop_")}
-    return models.create(name, 1000, **drops | ARGUMENTS.get(name, {}) | args)
+    needed = dict(naming_of(name).arguments) | ARGUMENTS.get(name, {})
+    return models.create(model, 1000, **drops | needed | args)
 
 
 @cache
@@ -81,7 +86,7 @@ def filled(name):
 def test_logits_in_inference(name):
     about, expected = reference(name)["about"], reference(name)["logits"]
     image = jnp.asarray(images(2, about["size"]), jnp.float32)
-    logits = jax.jit(undropped(name).apply)(filled(name), image)
+    logits = quick(undropped(name).apply)(filled(name), image)
     np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max())
 
 
@@ -98,7 +103,7 @@ def test_batch_statistics_in_training(name):
     image = jnp.asarray(images(4, about["train_size"]), jnp.float32)
     model = undropped(name)
 
-    @jax.jit
+    @quick
     def statistics(variables, image):
         apply = partial(model.apply, train=True, mutable=["batch_stats"])
         with nn.intercept_methods(of_this_batch_alone):

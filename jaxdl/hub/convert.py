@@ -8,6 +8,7 @@ said of tensors by the conventions of PyTorch or Keras for each kind of leaf.
 import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,18 +46,21 @@ BIAS = Layout(lambda x: x.reshape(-1), lambda x, shape: x.reshape(shape) if len(
 CHANNEL = Layout(lambda x: x[:, None, None], lambda x, shape: x[:, 0, 0])
 
 
+def windowed(height: int, width: int) -> Layout:
+    """A dense layer on a flattened map, theirs a convolution: (h*w*c o) <-> (o c h w)."""
+    return Layout(
+        lambda x: x.reshape(height, width, -1, x.shape[-1]).transpose(3, 2, 0, 1),
+        lambda x, shape: x.transpose(2, 3, 1, 0).reshape(shape),
+    )
+
+
 def flattened(height: int, width: int) -> Layout:
     """A dense layer on a flattened map: (h*w*c o) <-> (o c*h*w)."""
-
-    def to_theirs(x: np.ndarray) -> np.ndarray:
-        return (
-            x.reshape(height, width, -1, x.shape[-1]).transpose(3, 2, 0, 1).reshape(x.shape[::-1])
-        )
-
-    def to_ours(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        return x.reshape(len(x), -1, height, width).transpose(2, 3, 1, 0).reshape(shape)
-
-    return Layout(to_theirs, to_ours)
+    window = windowed(height, width)
+    return Layout(
+        lambda x: window.to_theirs(x).reshape(x.shape[::-1]),
+        lambda x, shape: window.to_ours(x.reshape(len(x), -1, height, width), shape),
+    )
 
 
 class Convention(NamedTuple):
@@ -102,6 +106,10 @@ KERAS = Convention(
 )
 
 
+UNUSED = r".*num_batches_tracked"
+"""PyTorch counts the batches that a norm has seen."""
+
+
 class Naming(NamedTuple):
     """A publisher's names for one model.
 
@@ -115,13 +123,15 @@ class Naming(NamedTuple):
         folded: (regular expression, replacement) from the path of a mean of ours to the path that
             the bias before this norm would have, where they keep one and we do not: their bias is
             taken from their mean, which changes no output, and what we write has a bias of 0.
+        arguments: of our model, that make it compute what theirs does: none where its defaults do.
     """
 
     rules: Sequence[tuple[Any, ...]]
     convention: Convention = TORCH
     stacked: str | None = None
-    ignored: str = r".*num_batches_tracked"
+    ignored: str = UNUSED
     folded: tuple[str, str] | None = None
+    arguments: Mapping[str, Any] = MappingProxyType({})
 
 
 def less(count: int) -> Callable[[re.Match], str]:
@@ -135,19 +145,24 @@ def publish(publisher: str, models: Sequence[str], naming: Naming) -> None:
     def weights() -> Naming:
         return naming
 
-    weights.__doc__ = f"Weights under the names of {publisher}."
+    needed = "".join(f" Needs {name}={value}." for name, value in naming.arguments.items())
+    weights.__doc__ = f"Weights under the names of {publisher}.{needed}"
     weights.__module__ = __name__
     for model in models:
         register("weights", f"{publisher}/{model}")(weights)
 
 
 def namings(model: str, publisher: str | None = None) -> dict[str, Naming]:
-    """Publisher to its naming of a model: all that are known, or the one asked for."""
+    """Publisher to its naming of a model: all that are known, or the one asked for.
+
+    First come those whose network is ours by default.
+    """
     found = entries("weights", f"*/{model}")
     if not found:
         known = sorted({e.name.split("/")[1] for e in entries("weights")})
         raise UserError(f"no published names are known for '{model}': {choices(model, known)}")
-    by_publisher = {e.name.split("/")[0]: e.build() for e in found}
+    unordered = {e.name.split("/")[0]: e.build() for e in found}
+    by_publisher = dict(sorted(unordered.items(), key=lambda item: bool(item[1].arguments)))
     if publisher is None:
         return by_publisher
     if publisher not in by_publisher:

@@ -7,6 +7,7 @@ layers, so that any input size works.
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import flax.linen as nn
 
@@ -22,22 +23,34 @@ from jaxdl.types import Array
 
 
 class CNN(nn.Module):
-    """(b, h, w, c) -> (b, h / 2^(n-1), w / 2^(n-1), widths[-1]) for n widths."""
+    """(b, h, w, c) -> (b, h / 2^(n-1), w / 2^(n-1), widths[-1]) for n widths.
+
+    Without a pooling, the second convolution of each pair has stride 2.
+    """
 
     widths: tuple[int, ...]
     drop_rate: float = 0.0
     layers: Layers = Layers()
-    pool: Callable[..., Array] = max_pool
+    pool: Callable[..., Array] | None = max_pool
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
         conv, norm, activation = self.layers.conv, self.layers.norm, self.layers.activation
         he = nn.initializers.he_normal()
         for i, width in enumerate(self.widths):
+            halves = i < len(self.widths) - 1
             for j in range(2):
-                x = conv(width, (3, 3), use_bias=False, kernel_init=he, name=f"conv{i}_{j}")(x)
+                stride = 2 if halves and j == 1 and self.pool is None else 1
+                x = conv(
+                    width,
+                    (3, 3),
+                    strides=(stride, stride),
+                    use_bias=False,
+                    kernel_init=he,
+                    name=f"conv{i}_{j}",
+                )(x)
                 x = activation(norm(f"norm{i}_{j}")(x, train))
-            if i < len(self.widths) - 1:
+            if halves and self.pool:
                 x = self.pool(x, (2, 2), (2, 2), "SAME")
             x = nn.Dropout(self.drop_rate)(x, deterministic=not train)
         return x
@@ -54,7 +67,12 @@ def cnn(
     norm: Norm = batch_norm,
     conv: ConvBuilder = plain,
     pool: Pool = max_pool,
+    downsample: Literal["pool", "stride"] = "pool",
 ) -> Classifier:
-    """Two 3x3 convolutions a width, batch norm, ReLU, max-pooling between widths."""
+    """Two 3x3 convolutions a width, batch norm, ReLU, max-pooling between widths.
+
+    `downsample='stride'` halves maps by the stride of a convolution, with as many parameters.
+    """
     layers = Layers(conv, norm, activation)
-    return Classifier(CNN(widths, drop_rate, layers, pool), Head(num_classes))
+    backbone = CNN(widths, drop_rate, layers, pool if downsample == "pool" else None)
+    return Classifier(backbone, Head(num_classes))

@@ -61,7 +61,7 @@ STAGES = (
 
 
 class Composed(nn.Module):
-    """A 3x3 stem, then the stages: (b, h, w, c) -> (b, h / s, w / s, c'), s the strides' product."""
+    """A 3x3 stem, then the stages: (b, h, w, c) -> (b, h / s, w / s, c') for strides of s."""
 
     stages: tuple[Stage, ...]
     stem: int

@@ -18,8 +18,8 @@ from jaxdl.nn.activation import Activation, relu6
 from jaxdl.nn.head import Classifier, Head
 from jaxdl.nn.kernel_norm import ConvBuilder, plain
 from jaxdl.nn.layers import ConvNorm, Layers, round_channels
-from jaxdl.nn.mbconv import depthwise_init
 from jaxdl.nn.norm import Norm, batch_norm
+from jaxdl.nn.separable import Separable
 from jaxdl.registry import register
 from jaxdl.types import Array
 
@@ -37,26 +37,6 @@ AUTHORS = {
 # timm's mobilenetv1_100, trained with symmetric padding; and a quarter of its width as the authors
 # trained it.
 VARIANTS = {"mobilenet_v1": {}, "mobilenet_v1_025": AUTHORS | {"width": 0.25}}
-
-
-class Separable(nn.Module):
-    """3x3 depthwise, then 1x1, each with norm and activation.
-
-    (b, h, w, c) -> (b, h / stride, w / stride, features), at an eighth or so of the cost of a 3x3.
-    """
-
-    features: int
-    stride: int
-    layers: Layers
-    padding: str | None
-
-    @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
-        c = x.shape[-1]
-        x = ConvNorm(
-            c, 3, self.stride, self.layers, self.padding, c, True, depthwise_init, name="depthwise"
-        )(x, train)
-        return ConvNorm(self.features, 1, layers=self.layers, name="pointwise")(x, train)
 
 
 class MobileNetV1(nn.Module):
@@ -83,9 +63,10 @@ class MobileNetV1(nn.Module):
             for j in range(blocks):
                 x = Separable(
                     round_channels(features * self.width),
-                    stride if j == 0 else 1,
-                    self.layers,
-                    self.padding,
+                    stride=stride if j == 0 else 1,
+                    layers=self.layers,
+                    padding=self.padding,
+                    between=True,
                     name=f"stage{i + 1}_block{j + 1}",
                 )(x, train)
         return x

@@ -13,6 +13,10 @@ from jaxdl.types import Array
 
 fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 """He initialisation by the outgoing connections: https://arxiv.org/abs/1502.01852"""
+# torchvision counts the outputs of all channels: in the deepest blocks of mobile networks the maps
+# then vary by less than the norm's epsilon.
+depthwise_init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+"""The same for depthwise kernels, as timm has it: an output hears k * k numbers, and no more."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,12 +10,8 @@ from functools import partial
 import flax.linen as nn
 
 from jaxdl.nn.drop import DropPath
-from jaxdl.nn.layers import Layers, fan_out, symmetric
+from jaxdl.nn.layers import Layers, depthwise_init, fan_out, symmetric
 from jaxdl.types import Array
-
-# One output channel hears k * k numbers, however many channels there are (the authors' code, timm);
-# torchvision counts them all: in the deepest blocks the maps vary by less than the norm's epsilon.
-depthwise_init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 class MBConv(nn.Module):

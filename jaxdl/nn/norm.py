@@ -10,6 +10,7 @@ from typing import Annotated
 
 import flax.linen as nn
 import jax.numpy as jnp
+import msgspec
 from jax import lax
 
 from jaxdl.config import Count, NonNegative, Positive, Rate
@@ -75,6 +76,43 @@ class LocalResponseNorm(nn.Module):
         return (wider * (self.k + self.alpha * energy) ** -self.beta).astype(x.dtype)
 
 
+class BatchRenorm(nn.Module):
+    """Batch norm corrected towards its running statistics, so that training sees inference's."""
+
+    momentum: float
+    epsilon: float
+    r_max: float
+    d_max: float
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        c = x.shape[-1]
+        mean = self.variable("batch_stats", "mean", jnp.zeros, (c,), jnp.float32)
+        var = self.variable("batch_stats", "var", jnp.ones, (c,), jnp.float32)
+        scale = self.param("scale", nn.initializers.ones, (c,))
+        bias = self.param("bias", nn.initializers.zeros, (c,))
+        axes, channels = tuple(range(x.ndim - 1)), (1,) * (x.ndim - 1) + (c,)
+        wide, m, v = x.astype(jnp.float32), mean.value, var.value
+        if train:
+            m, v = wide.mean(axes), wide.var(axes)
+            deviation = jnp.sqrt(var.value + self.epsilon)
+            # r = clip(sigma_B / sigma), d = clip((mu_B - mu) / sigma), both constants to gradients
+            r = jnp.clip(jnp.sqrt(v + self.epsilon) / deviation, 1 / self.r_max, self.r_max)
+            d = jnp.clip((m - mean.value) / deviation, -self.d_max, self.d_max)
+            r, d = lax.stop_gradient((r, d))
+            if not self.is_initializing():
+                mean.value = self.momentum * mean.value + (1 - self.momentum) * m
+                var.value = self.momentum * var.value + (1 - self.momentum) * v
+        else:
+            r, d = jnp.ones(c), jnp.zeros(c)
+        # y = ((x - mu_B) / sigma_B r + d) gamma + beta
+        factor = r * lax.rsqrt(v + self.epsilon)
+        y = (wide - m.reshape(channels)) * factor.reshape(channels) + d.reshape(channels)
+        return (y.astype(x.dtype) * scale.reshape(channels) + bias.reshape(channels)).astype(
+            x.dtype
+        )
+
+
 class Identity(nn.Module):
     """No normalisation."""
 
@@ -103,6 +141,23 @@ def sync_batch_norm(
     The sharded step needs no such thing: its batch is one array, so `batch` sees all of it.
     """
     return BatchNorm(momentum=momentum, epsilon=epsilon, axis_name=axis_name, name=name)
+
+
+@register("norms", "batch_renorm")
+def batch_renorm(
+    name: str,
+    /,
+    *,
+    momentum: Rate = 0.99,
+    epsilon: Positive = 1e-3,
+    r_max: Annotated[float, msgspec.Meta(ge=1)] = 3.0,
+    d_max: NonNegative = 5.0,
+) -> nn.Module:
+    """Batch norm for small batches, corrected by r and d. https://arxiv.org/abs/1702.03275
+
+    r_max = 1 with d_max = 0 is batch norm; the paper begins there for 5k steps or more.
+    """
+    return BatchRenorm(momentum, epsilon, r_max, d_max, name=name)
 
 
 @register("norms", "layer")

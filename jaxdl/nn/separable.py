@@ -5,11 +5,8 @@ One filter a channel, then a 1x1 convolution over the channels: k^2 c + c f weig
 
 import flax.linen as nn
 
-from jaxdl.nn.layers import Layers, fan_out, symmetric
+from jaxdl.nn.layers import Layers, depthwise_init, fan_out, symmetric
 from jaxdl.types import Array
-
-# One output channel hears k * k numbers, however many channels there are.
-_depthwise = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 class Separable(nn.Module):
@@ -46,7 +43,7 @@ class Separable(nn.Module):
             padding=symmetric(self.kernel) if self.padding is None else self.padding,
             feature_group_count=x.shape[-1],
             use_bias=False,
-            kernel_init=_depthwise,
+            kernel_init=depthwise_init,
             name="depthwise_conv",
         )(x)
         if self.between:

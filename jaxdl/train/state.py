@@ -95,8 +95,18 @@ def init_state(
     """
     abstract = abstract_state(objective, tx, key, batch_spec, mesh, ema=ema, rules=rules)
     places = jax.tree.map(lambda s: s.sharding, abstract)
-    init = jax.jit(lambda k: new_state(objective, tx, k, batch_spec, ema=ema), out_shardings=places)
+    init = jax.jit(
+        lambda k: new_state(objective, tx, k, batch_spec, ema=ema),
+        out_shardings=places,
+        compiler_options=_quick_to_compile(mesh),
+    )
     return init(key)
+
+
+def _quick_to_compile(mesh: Mesh) -> dict[str, int] | None:
+    # LLVM spends longer on hundreds of random draws than they take to run, unoptimised, once.
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    return {"xla_backend_optimization_level": 0} if on_cpu else None
 
 
 def with_weights(

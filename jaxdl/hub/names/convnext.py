@@ -1,4 +1,4 @@
-"""ConvNeXt as torchvision names it."""
+"""ConvNeXt as torchvision and timm name it."""
 
 from jaxdl.hub.convert import CHANNEL, Naming, publish
 from jaxdl.models.convnext import VARIANTS
@@ -22,4 +22,20 @@ RULES = (
     (r"^head/logits", "classifier/2"),
 )
 
+TIMM = (
+    (r"^backbone/stem_patches", "stem/0"),
+    (r"^backbone/stem_norm", "stem/1"),
+    (
+        r"^backbone/stage(\d+)_block(\d+)",
+        lambda m: f"stages/{int(m[1]) - 1}/blocks/{int(m[2]) - 1}",
+    ),
+    (r"^backbone/downsample(\d+)_norm", r"stages/\1/downsample/0"),
+    (r"^backbone/downsample(\d+)_patches", r"stages/\1/downsample/1"),
+    (r"depthwise$", "conv_dw"),
+    (r"dense(\d)$", r"mlp/fc\1"),
+    (r"layer_scale$", "gamma"),
+    (r"^head/logits", "head/fc"),
+)
+
 publish("torchvision", [*VARIANTS], Naming(RULES))
+publish("timm", [*VARIANTS], Naming(TIMM))

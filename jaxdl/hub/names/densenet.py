@@ -1,4 +1,4 @@
-"""DenseNet as torchvision names it."""
+"""DenseNet as torchvision and timm name it."""
 
 from jaxdl.hub.convert import Naming, publish
 from jaxdl.models.densenet import VARIANTS
@@ -13,3 +13,4 @@ RULES = (
 )
 
 publish("torchvision", [*VARIANTS], Naming(RULES))
+publish("timm", [*VARIANTS], Naming(RULES))

@@ -1,7 +1,12 @@
-"""EfficientNet as torchvision names it."""
+"""EfficientNet as torchvision and timm name it.
+
+Of timm the `efficientnet_b*`, not the `tf_efficientnet_b*`, whose padding is TensorFlow's. Its
+norms have an epsilon of 1e-5 at every scale: from B5 on, weights of timm need norm=batch.
+"""
 
 from jaxdl.hub.convert import POINTWISE, Naming, less, publish
-from jaxdl.models.efficientnet import VARIANTS
+from jaxdl.models.efficientnet import NORMS, VARIANTS
+from jaxdl.nn.norm import batch_norm
 
 # A block of torchvision is a list of layers; the first block of the first stage does not widen.
 RULES = (
@@ -29,4 +34,36 @@ RULES = (
     (r"^head/logits", "classifier/1"),
 )
 
+# timm numbers the norms of a block in their order; a block that does not widen is of another kind.
+TIMM_BLOCK = (
+    (r"/(?:first_)?squeeze_excite/reduce$", "/se/conv_reduce", POINTWISE),
+    (r"/(?:first_)?squeeze_excite/expand$", "/se/conv_expand", POINTWISE),
+    (r"first_depthwise_conv", "conv_dw"),
+    (r"first_depthwise_norm", "bn1"),
+    (r"first_project_conv", "conv_pw"),
+    (r"first_project_norm", "bn2"),
+    (r"expand_conv", "conv_pw"),
+    (r"expand_norm", "bn1"),
+    (r"depthwise_conv", "conv_dw"),
+    (r"depthwise_norm", "bn2"),
+    (r"project_conv", "conv_pwl"),
+    (r"project_norm", "bn3"),
+)
+TIMM_STAGES = (
+    (r"^(backbone/stage1_block\d+)/", r"\1/first_"),
+    (r"^backbone/stage(\d)_block(\d+)", lambda m: f"blocks/{int(m[1]) - 1}/{int(m[2]) - 1}"),
+    *TIMM_BLOCK,
+)
+TIMM = (
+    (r"^backbone/stem_conv", "conv_stem"),
+    (r"^backbone/stem_norm", "bn1"),
+    (r"^backbone/top_conv", "conv_head"),
+    (r"^backbone/top_norm", "bn2"),
+    *TIMM_STAGES,
+    (r"^head/logits", "classifier"),
+)
+
 publish("torchvision", [*VARIANTS], Naming(RULES))
+for name in VARIANTS:
+    needed = {} if NORMS[name] is batch_norm else {"norm": "batch"}
+    publish("timm", [name], Naming(TIMM, arguments=needed))

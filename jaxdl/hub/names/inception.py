@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 
-from jaxdl.hub.convert import Naming, flattened, less, publish
+from jaxdl.hub.convert import UNUSED, Naming, flattened, less, publish
 
 UNIT = ((r"/norm$", "/bn"),)
 
@@ -110,7 +110,11 @@ RESNET_V2 = (
     (r"^head/logits", "classif"),
 )
 
-publish("torchvision", ["googlenet"], Naming(GOOGLENET))
-publish("torchvision", ["inception_v3"], Naming(V3))
+# A network without auxiliary heads takes weights with them too. Of timm's, some have none.
+V3_UNUSED = rf"{UNUSED}|AuxLogits\..*"
+
+publish("torchvision", ["googlenet"], Naming(GOOGLENET, ignored=rf"{UNUSED}|aux\d\..*"))
+publish("torchvision", ["inception_v3"], Naming(V3, ignored=V3_UNUSED))
+publish("timm", ["inception_v3"], Naming(V3, ignored=V3_UNUSED))
 publish("timm", ["inception_v4"], Naming(V4))
 publish("timm", ["inception_resnet_v2"], Naming(RESNET_V2))

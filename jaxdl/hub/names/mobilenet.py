@@ -1,8 +1,14 @@
-"""MobileNet v2 and v3 as torchvision names them."""
+"""MobileNet v2 and v3 as torchvision and timm name them.
 
-from itertools import accumulate
+Of timm the `mobilenetv2_100`, `mobilenetv3_large_100` and `mobilenetv3_small_100`, not those with
+`tf_`, whose padding is TensorFlow's. Its norms have an epsilon of 1e-5 where torchvision's v3 has
+1e-3: weights of timm need norm=batch.
+"""
+
+from itertools import accumulate, groupby
 
 from jaxdl.hub.convert import POINTWISE, Naming, publish
+from jaxdl.hub.names.efficientnet import TIMM_BLOCK, TIMM_STAGES
 from jaxdl.models.mobilenet_v2 import STAGES
 from jaxdl.models.mobilenet_v3 import VARIANTS, Row
 
@@ -61,6 +67,39 @@ def v3(rows: tuple[Row, ...]) -> tuple:
     )
 
 
+TIMM_V2 = (
+    (r"^backbone/stem/conv", "conv_stem"),
+    (r"^backbone/stem/norm", "bn1"),
+    (r"^backbone/top/conv", "conv_head"),
+    (r"^backbone/top/norm", "bn2"),
+    *TIMM_STAGES,
+    (r"^head/logits", "classifier"),
+)
+
+
+def timm_v3(rows: tuple[Row, ...]) -> tuple:
+    """A stage of timm is a run of blocks with the same features; the top is one more."""
+    stages = [list(stage) for _, stage in groupby(rows, key=lambda row: row.features)]
+    places = [f"blocks/{s}/{b}" for s, stage in enumerate(stages) for b in range(len(stage))]
+    inputs = [16, *(row.features for row in rows)]
+    blocks = []
+    for i, (row, place) in enumerate(zip(rows, places, strict=True)):
+        first = "first_" if row.wide == inputs[i] else ""
+        blocks.append((rf"^backbone/block{i + 1}/", f"{place}/{first}"))
+    return (
+        (r"^backbone/stem/conv", "conv_stem"),
+        (r"^backbone/stem/norm", "bn1"),
+        (r"^backbone/top/conv", f"blocks/{len(stages)}/0/conv"),
+        (r"^backbone/top/norm", f"blocks/{len(stages)}/0/bn1"),
+        *blocks,
+        *TIMM_BLOCK,
+        (r"^head/hidden", "conv_head", POINTWISE),
+        (r"^head/logits", "classifier"),
+    )
+
+
 publish("torchvision", ["mobilenet_v2"], Naming(V2))
+publish("timm", ["mobilenet_v2"], Naming(TIMM_V2))
 for name, (rows, _) in VARIANTS.items():
     publish("torchvision", [name], Naming(v3(rows)))
+    publish("timm", [name], Naming(timm_v3(rows), arguments={"norm": "batch"}))

@@ -16,10 +16,10 @@ TIMM = (
     (r"^backbone/stem/conv", "conv_stem"),
     (r"^backbone/stem/norm", "bn1"),
     (r"^backbone/stage(\d+)_block(\d+)", lambda m: f"blocks/{int(m[1]) - 1}/{int(m[2]) - 1}"),
-    (r"depthwise/conv", "conv_dw"),
-    (r"depthwise/norm", "bn1"),
-    (r"pointwise/conv", "conv_pw"),
-    (r"pointwise/norm", "bn2"),
+    (r"depthwise_conv", "conv_dw"),
+    (r"depthwise_norm", "bn1"),
+    (r"pointwise_conv", "conv_pw"),
+    (r"pointwise_norm", "bn2"),
     (r"^head/logits", "classifier"),
 )
 # Keras counts the blocks from 1, whatever their stage.
@@ -28,10 +28,10 @@ AUTHORS = (
     (r"^backbone/stem/conv", "conv1"),
     (r"^backbone/stem/norm", "conv1_bn", KERAS_NORM),
     (r"^backbone/stage(\d+)_block(\d+)", lambda m: str(_BEFORE[int(m[1]) - 1] + int(m[2]))),
-    (r"^(\d+)/depthwise/conv", r"conv_dw_\1", KERAS_DEPTHWISE),
-    (r"^(\d+)/depthwise/norm", r"conv_dw_\1_bn", KERAS_NORM),
-    (r"^(\d+)/pointwise/conv", r"conv_pw_\1"),
-    (r"^(\d+)/pointwise/norm", r"conv_pw_\1_bn", KERAS_NORM),
+    (r"^(\d+)/depthwise_conv", r"conv_dw_\1", KERAS_DEPTHWISE),
+    (r"^(\d+)/depthwise_norm", r"conv_dw_\1_bn", KERAS_NORM),
+    (r"^(\d+)/pointwise_conv", r"conv_pw_\1"),
+    (r"^(\d+)/pointwise_norm", r"conv_pw_\1_bn", KERAS_NORM),
     (r"^head/logits", "conv_preds", KERAS_POINTWISE),
 )
 

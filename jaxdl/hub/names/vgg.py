@@ -1,6 +1,10 @@
-"""VGG as torchvision names it: all layers of the stages in one list, poolings included."""
+"""VGG as torchvision and timm name it: all layers of the stages in one list, poolings included.
 
-from jaxdl.hub.convert import Naming, flattened, publish
+timm's dense layers are convolutions: at sizes that give maps beyond 7x7 it averages what they
+answer at each place, we average the map first. At 224x224 both are the same network.
+"""
+
+from jaxdl.hub.convert import POINTWISE, Naming, flattened, publish, windowed
 from jaxdl.models.vgg import VARIANTS
 
 DENSE = (
@@ -8,6 +12,12 @@ DENSE = (
     (r"^backbone/fc7", "classifier/3"),
     (r"^head/logits", "classifier/6"),
 )
+TIMM_DENSE = (
+    (r"^backbone/fc6", "pre_logits/fc1", windowed(7, 7)),
+    (r"^backbone/fc7", "pre_logits/fc2", POINTWISE),
+    (r"^head/logits", "head/fc"),
+)
+FOLDED = (r"norm(\d_\d)/mean$", r"conv\1/bias")
 
 
 def rules(depths: tuple[int, ...], with_norm: bool) -> tuple[tuple, ...]:
@@ -19,10 +29,11 @@ def rules(depths: tuple[int, ...], with_norm: bool) -> tuple[tuple, ...]:
             found.append((f"^backbone/norm{i}_{j}$", f"features/{place + 1}"))
             place += 3 if with_norm else 2
         place += 1
-    return (*found, *DENSE)
+    return tuple(found)
 
 
 for name, depths in VARIANTS.items():
-    publish("torchvision", [name], Naming(rules(depths, with_norm=False)))
-    folded = (r"norm(\d_\d)/mean$", r"conv\1/bias")
-    publish("torchvision", [f"{name}_bn"], Naming(rules(depths, with_norm=True), folded=folded))
+    for publisher, dense in (("torchvision", DENSE), ("timm", TIMM_DENSE)):
+        publish(publisher, [name], Naming((*rules(depths, with_norm=False), *dense)))
+        with_norm = Naming((*rules(depths, with_norm=True), *dense), folded=FOLDED)
+        publish(publisher, [f"{name}_bn"], with_norm)
