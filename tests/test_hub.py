@@ -18,7 +18,7 @@ import pytest
 from conftest import ROOT
 from safetensors.numpy import load_file, save_file
 
-from jaxdl import models, tree
+from jaxdl import hub, models, tree
 from jaxdl.assemble import assemble
 from jaxdl.config import Config, Data, part
 from jaxdl.errors import UserError
@@ -49,6 +49,15 @@ def published(tmp_path_factory):
     tensors = {k: tensor(k, tuple(s), 2.0).astype(np.float32) for k, s in shapes.items()}
     save_file(tensors | {"bn1.num_batches_tracked": np.array(7)}, path)
     return path, tensors
+
+
+def test_a_network_ready_to_use(published):
+    model, variables = hub.pretrained(published[0], "resnet18", 10, image=(32, 32, 3))
+    image = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
+    logits = jax.jit(model.apply)(variables, image)
+    assert logits.shape == (2, 10) and np.isfinite(logits).all()
+    stem = published[1]["conv1.weight"].transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(variables["params"]["backbone"]["stem_conv"]["kernel"], stem)
 
 
 def test_other_classes_keep_a_fresh_head(published):

@@ -1,26 +1,55 @@
 """Published weights into a network of ours, whatever its classes, channels and image size.
 
-    params, variables = transfer("timm/resnet50.a1_in1k", "resnet50", params, variables)
-    save("ours.safetensors", "resnet50", params, variables, publisher="timm")
-
-The values handed in are those of a fresh network: what the file cannot give, they keep.
+What a file cannot give, such as a head for other classes, keeps the values of a fresh network.
 """
 
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxdl import tree
+from jaxdl import models, tree
 from jaxdl.errors import UserError
 from jaxdl.hub.convert import Naming, flatten_variables, from_theirs, namings, places, to_theirs
 from jaxdl.hub.fetch import fetch
 from jaxdl.hub.read import read, write_safetensors
 from jaxdl.nn.embed import resize_positions
 from jaxdl.types import PyTree
+
+
+def pretrained(
+    source: str | Path,
+    model: str,
+    num_classes: int | None = None,
+    *,
+    image: Sequence[int] | None = None,
+    publisher: str | None = None,
+    seed: int = 0,
+    **args: Any,
+) -> tuple[nn.Module, dict[str, PyTree]]:
+    """A network with published weights, and its variables, ready for `model.apply`.
+
+    Args:
+        source: see `fetch`.
+        model: the registered name.
+        num_classes: without it, those the model was made for.
+        image: (h, w, c); without it, the model's own.
+        publisher: whose names the file has; without it, the one whose names fit best.
+        seed: of what stays fresh, such as the head for other classes.
+        args: of the model.
+    """
+    module = models.create(model, num_classes or models.usual_classes(model), **args)
+    inputs = models.input_specs(module, image or models.input_shape(model))
+    zeros = [jnp.zeros(spec.shape, spec.dtype) for spec in inputs]
+    variables = dict(jax.jit(module.init)(jax.random.key(seed), *zeros))
+    params, rest = transfer(source, model, variables.pop("params"), variables, publisher=publisher)
+    return module, {"params": params, **rest}
 
 
 def transfer(
