@@ -15,8 +15,11 @@ from jaxdl import registry
 from jaxdl.config import Config, Part, to_steps
 from jaxdl.data.pipeline import Split, open_split
 from jaxdl.errors import UserError, choices
+from jaxdl.models.transformer import LanguageModel
+from jaxdl.nn.head import Classifier, Segmenter
 from jaxdl.objectives.base import Model, augmented
 from jaxdl.optim.chain import chain
+from jaxdl.train.evaluate import Metric, ratio
 from jaxdl.train.gradients import accumulate
 from jaxdl.train.precision import compute_dtype
 from jaxdl.train.sharding import batch_sharding, make_mesh
@@ -24,6 +27,9 @@ from jaxdl.train.step import Step, make_step
 from jaxdl.types import Objective
 
 GIB = 2**30
+
+# What the logits of a model speak of, each; the first that fits.
+EACH = {Segmenter: "pixel", LanguageModel: "token", Classifier: "example"}
 
 
 class Plan(NamedTuple):
@@ -37,7 +43,9 @@ class Plan(NamedTuple):
     tx: optax.GradientTransformationExtraArgs
     step: Step
     mesh: jax.sharding.Mesh
-    metrics: dict[str, Callable]
+    metrics: dict[str, Metric]
+    each: str
+    """What logits and metrics are of: each 'example', 'pixel' or 'token'."""
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes of a global training batch."""
@@ -66,6 +74,7 @@ def assemble(config: Config) -> Plan:
     in_steps = functools.partial(to_steps, total=steps, **sizes)
 
     module = registry.bind("models", config.model)(train.num_classes)
+    _check_fit(config, module, train)
     kernel_init = config.initializer and registry.bind("initializers", config.initializer)
     model = Model(module, compute_dtype(config.precision), kernel_init)
     objective = augmented(
@@ -78,9 +87,10 @@ def assemble(config: Config) -> Plan:
     step = make_step(
         objective, tx, accumulate(config.gradient.accumulate), ema_decay=config.ema_decay
     )
-    metrics = {_metric_name(p): registry.bind("metrics", p) for p in config.evaluation.metrics}
+    metrics = {_metric_name(p): _metric(p) for p in config.evaluation.metrics}
     _check_monitor(config, splits, metrics)
-    return Plan(splits, steps, in_steps, schedule, objective, tx, step, mesh, metrics)
+    each = _each("objectives", config.objective)
+    return Plan(splits, steps, in_steps, schedule, objective, tx, step, mesh, metrics, each)
 
 
 def check(config: Config) -> None:
@@ -162,6 +172,11 @@ def _optimizer(config: Config, factor: optax.Schedule, in_steps: Callable[[int |
     return schedule, tx
 
 
+def _metric(part: Part) -> Metric:
+    facts = registry.find("metrics", part.name).facts
+    return Metric(registry.bind("metrics", part), facts.get("value", ratio))
+
+
 def _metric_name(part: Part) -> str:
     return "_".join([part.name, *(str(v) for v in part.args.values())])
 
@@ -173,6 +188,53 @@ def _check_batch(config: Config, mesh: jax.sharding.Mesh) -> None:
             f"config.data.batch_size {size} does not divide over {mesh.size} devices"
             + (f" in {n} micro-batches" if n > 1 else "")
         )
+
+
+def _each(kind: str, part: Part) -> str:
+    """What an objective or a metric takes logits to be of, each: an example unless it says else."""
+    return registry.find(kind, part.name).facts.get("each", "example")
+
+
+def _check_fit(config: Config, module: Any, train: Split) -> None:
+    """Refuse parts that do not speak of the same thing, before anything compiles."""
+    source, spec = config.data.source.name, train.element_spec
+    for field in ("augment", "preprocess"):
+        for part in getattr(config, field):
+            if "image" not in spec:
+                raise UserError(
+                    f"augmentation '{part.name}' reads 'image', and source '{source}' gives "
+                    f"{_shapes(train)}: set config.{field} to []"
+                )
+    each = next((e for kind, e in EACH.items() if isinstance(module, kind)), None)
+    for name in getattr(module, "reads", ("image",)):
+        if name not in spec:
+            raise UserError(
+                f"model '{config.model.name}' reads '{name}', and source '{source}' gives "
+                f"{_shapes(train)}"
+            )
+    asked = [("objectives", config.objective), *(("metrics", m) for m in config.evaluation.metrics)]
+    for kind, part in asked:
+        wanted = _each(kind, part)
+        if each is not None and wanted != each:
+            mates = [e.name for e in registry.entries(kind) if _each(kind, Part(e.name)) == each]
+            raise UserError(
+                f"{kind.removesuffix('s')} '{part.name}' is of each {wanted}, and model "
+                f"'{config.model.name}' speaks of each {each}: {choices(part.name, mates)}"
+            )
+    given = _label_of(train)
+    wanted = _each("objectives", config.objective)
+    if wanted != "token" and given != wanted:
+        found = f"a label of each {given}" if given else f"{_shapes(train)}, no label"
+        raise UserError(
+            f"objective '{config.objective.name}' reads a label of each {wanted}, and source "
+            f"'{source}' gives {found}"
+        )
+
+
+def _label_of(split: Split) -> str | None:
+    if "label" not in split.element_spec:
+        return None
+    return "pixel" if len(split.element_spec["label"].shape) == 2 else "example"
 
 
 def _check_monitor(config: Config, splits: dict[str, Split], metrics: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from jaxdl.hub.load import transfer
 from jaxdl.report import write_report
 from jaxdl.train import rundir, stopping
 from jaxdl.train.checkpoint import Checkpoints, Restored
-from jaxdl.train.evaluate import make_evaluate, make_predict
+from jaxdl.train.evaluate import make_evaluate, make_predict, predict_maps
 from jaxdl.train.hooks import TrainLog
 from jaxdl.train.journal import Journal
 from jaxdl.train.loop import Hook, every, fit, run_hooks
@@ -29,6 +29,8 @@ from jaxdl.train.sharding import batch_sharding
 from jaxdl.train.signals import Interrupted, stop_signals
 from jaxdl.train.state import TrainState, abstract_state, init_state, with_weights
 from jaxdl.train.step import Step, compile_step
+
+MAPS_KEPT = 12  # examples whose predicted label maps are kept to be looked at
 
 
 def run(config: Config, workdir: Path) -> dict[str, float]:
@@ -304,10 +306,17 @@ def conclude(session: Session, state: TrainState) -> None:
         values = session.evaluate(state, role)
         if session.leads:
             print("final  " + "  ".join(f"{k} {v:.4f}" for k, v in values.items()), flush=True)
-    predict = make_predict(plan.objective, plan.mesh)
-    predictions = predict(*state.weights(config.evaluation.ema), session.whole(role))
-    if session.leads:
-        rundir.save_predictions(session.workdir, plan.splits[role], role, predictions)
+    weights = state.weights(config.evaluation.ema)
+    if plan.each == "example":
+        predictions = make_predict(plan.objective, plan.mesh)(*weights, session.whole(role))
+        if session.leads:
+            rundir.save_predictions(session.workdir, plan.splits[role], role, predictions)
+    elif plan.each == "pixel":
+        index = np.unique(np.linspace(0, len(plan.splits[role]) - 1, MAPS_KEPT).astype(int))
+        maps = predict_maps(plan.objective, plan.mesh, *weights, plan.splits[role].examples(index))
+        if session.leads:
+            file = session.workdir / "predictions.npz"
+            np.savez_compressed(file, **maps, index=index, split=role)
 
 
 def _abstract(state: TrainState) -> TrainState:

@@ -5,6 +5,7 @@ Axes: `b` batch, `h` `w` image height and width, `c` channels, `t` time, `d` fea
 A batch is a dict of arrays that share their first axis:
     image   (b, h, w, c)  uint8 in [0, 255] as stored, or float
     label   (b,)          int32 in [0, k)
+            (b, h, w)     the same for each pixel; `VOID` where a pixel has no class
     tokens  (b, t)        int32, 0 for padding
     source  (b, s)        int32, 0 for padding: what tokens translate
     mask    (b,)          float32, 1 for an example and 0 for padding; absent means all are examples
@@ -17,6 +18,8 @@ import jax
 
 PADDING = 0
 """The token that fills sequences up to one length."""
+VOID = 255
+"""The label of a pixel that has no class: what objectives and metrics ignore."""
 
 Array = jax.Array
 PyTree = Any

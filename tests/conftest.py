@@ -37,6 +37,13 @@ def own_registry(monkeypatch):
     monkeypatch.setattr(registry, "_entries", full)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _forget_programs():
+    # Hundreds of compiled networks would take gigabytes; the cache on disk still has them.
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(autouse=True)
 def _no_tensorflow():
     yield

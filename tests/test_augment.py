@@ -77,3 +77,29 @@ def test_normalize_by_hand():
     floats = {"image": batch["image"] / np.float32(255)}
     np.testing.assert_allclose(normalize(None, floats, mean=mean, std=std)["image"], out, atol=1e-5)
     assert out.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("part_", [part("random_flip"), part("random_crop", padding=2)], ids=str)
+def test_a_label_map_moves_with_its_image(part_):
+    # Every image says its own label: whatever is done to the one must be done to the other.
+    label = np.random.default_rng(0).integers(1, 11, (64, 8, 6)).astype(np.int32)
+    batch = {"image": np.repeat(label[..., None], 3, -1).astype(np.uint8), "label": label}
+    out = jax.jit(registry.bind("augmentations", part_))(KEY, batch)
+    said = np.asarray(out["image"][..., 0], np.int32)
+    outside = said == 0  # the black pixels beside an image
+    np.testing.assert_array_equal(out["label"], np.where(outside, 255, said))
+    assert out["label"].dtype == np.int32 and np.any(out["label"] != label)
+    assert outside.any() == (part_.name == "random_crop")
+
+
+def test_a_reflecting_crop_mirrors_the_label_map():
+    label = np.arange(1, 49, dtype=np.int32).reshape(1, 8, 6)
+    batch = {"image": label[..., None].astype(np.uint8), "label": label}
+    out = random_crop(KEY, batch, padding=3, mode="reflect")
+    np.testing.assert_array_equal(out["label"], out["image"][..., 0])
+
+
+def test_normalize_leaves_a_label_map():
+    label = np.arange(16 * 48).reshape(16, 8, 6)
+    out = normalize(None, {**batch_of(), "label": label})
+    np.testing.assert_array_equal(out["label"], label)

@@ -11,13 +11,13 @@ from jaxdl import registry
 from jaxdl.config import part
 from jaxdl.data.arrays import from_arrays
 from jaxdl.data.pipeline import evaluation_batches, open_split
-from jaxdl.train.evaluate import make_evaluate, make_predict
+from jaxdl.train.evaluate import Metric, make_evaluate, make_predict, ratio
 from jaxdl.train.sharding import batch_sharding
 from jaxdl.types import Objective
 
 CLASSES = 7
 # Those that read a label an example, and not tokens or maps.
-OF_LABELS = [e for e in registry.entries("metrics") if not e.facts]
+OF_LABELS = [e for e in registry.entries("metrics") if "each" not in e.facts]
 PARTS = {
     "accuracy": part("accuracy"),
     "top_3": part("top_k", k=3),
@@ -54,7 +54,7 @@ def test_equal_to_scikit_learn(n, devices):
     split, logits, label = task(n)
     mesh = mesh_of(devices)
     batches = lambda: evaluation_batches(split, batch_size=32, sharding=batch_sharding(mesh))
-    metrics = {name: registry.bind("metrics", p) for name, p in PARTS.items()}
+    metrics = {name: Metric(registry.bind("metrics", p)) for name, p in PARTS.items()}
     found = make_evaluate(GOAL, metrics, mesh)(jnp.ones(()), {}, batches())
 
     classes = np.arange(CLASSES)
@@ -105,3 +105,25 @@ def test_top_k_with_more_than_there_are_classes_is_one():
     metric = registry.bind("metrics", part("top_k", k=50))
     total, count = metric({"logits": jnp.zeros((4, 3))}, {"label": jnp.arange(4) % 3})
     assert total == count == 4
+
+
+def test_a_metric_may_make_its_value_of_the_sums_of_the_whole_split():
+    split, logits, label = task(40)
+    mesh = mesh_of(1)
+    batches = evaluation_batches(split, batch_size=16, sharding=batch_sharding(mesh))
+    loss = registry.bind("metrics", part("cross_entropy"))
+    metrics = {
+        "exp": Metric(loss, lambda total, count: np.exp(total / count)),
+        "mean": Metric(loss),
+    }
+    found = make_evaluate(GOAL, metrics, mesh)(jnp.ones(()), {}, batches)
+    expected = np.log(np.exp(logits).sum(-1)) - logits[np.arange(40), label]
+    np.testing.assert_allclose(found["exp"], np.exp(expected.mean()), rtol=1e-6)
+    np.testing.assert_allclose(found["mean"], expected.mean(), rtol=1e-6)
+
+
+def test_nothing_counted_is_no_number_and_no_warning():
+    found = ratio(np.array([3.0, 0.0]), np.array([4.0, 0.0]))
+    assert found[0] == 0.75 and np.isnan(found[1])
+    assert np.isnan(ratio(np.float64(0), np.float64(0)))
+    np.testing.assert_array_equal(ratio(np.array([3.0, 0.0]), np.float64(4)), [0.75, 0.0])

@@ -88,6 +88,29 @@ def test_a_label_out_of_range_is_named(value):
         split.examples(np.array([2, 5, 1]))
 
 
+def maps(values=(0, 3, 255)):
+    label = np.resize(np.array(values), (5, 4, 3))
+    return {"image": np.zeros((5, 4, 3, 1), np.uint8), "label": label}
+
+
+def test_label_maps_have_classes_and_void_pixels():
+    split = opened(maps())
+    assert split.num_classes == 4
+    assert split.element_spec["label"] == jax.ShapeDtypeStruct((4, 3), np.int32)
+    assert opened(maps(), num_classes=11).num_classes == 11
+    np.testing.assert_array_equal(split.arrays["label"], maps()["label"])
+
+
+@pytest.mark.parametrize("value", [-1, 4, 254, 2**32])
+def test_a_pixel_out_of_range_is_named(value):
+    arrays = maps()
+    arrays["label"] = arrays["label"].astype(np.int64)
+    arrays["label"][3, 2, 1] = value
+    message = rf"record 3: label {value} is outside 0\.\.3 and is not void \(255\)"
+    with pytest.raises(UserError, match=message):
+        opened(arrays, num_classes=4)
+
+
 class Uneven(Rows):
     def __getitem__(self, i):
         return {"image": np.zeros((8, 8 + (i == 3), 3), np.uint8)}
@@ -107,6 +130,14 @@ class Partial(Rows):
         ({"mask": np.zeros(3)}, "'mask' marks padding"),
         ({"id": np.array(["a", "b"])}, "'id' is text or objects"),
         ({"label": np.zeros((3, 1), int)}, r"'label' has shape \(n, 1\); it must be \(n,\)"),
+        (
+            {"label": np.zeros((3, 4, 4, 1), int)},
+            r"\('n', 4, 4, 1\); a map of labels is \(n, h, w\)",
+        ),
+        (
+            {"image": np.zeros((3, 4, 4, 1)), "label": np.zeros((3, 4, 5), int)},
+            r"an image of \(4, 4\) has a label map of \(4, 5\)",
+        ),
         ([1, 2], "not a list"),
         (
             Source(Uneven(6)),

@@ -533,3 +533,63 @@ def test_shares_are_percentages():
     assert text.measure("top_5_accuracy", 1.0) == "100.00%"
     assert text.measure("accuracy", float("nan")) == "NaN"
     assert text.measure("cross_entropy", 0.97225) == "0.9722"
+
+
+# Label maps
+
+
+def write_maps(run: Path, **changes) -> None:
+    """Two examples of 4x6 pixels in 3 classes, void in a corner; one prediction is all wrong."""
+    label = np.resize([0, 1, 2, 1], (2, 4, 6))
+    prediction = np.stack([label[0], (label[1] + 1) % 3])
+    label[:, 0, 0] = 255
+    image = np.random.default_rng(0).random((2, 4, 6, 3)).astype(np.float32)
+    arrays = {"image": image, "label": label, "prediction": prediction}
+    arrays |= {"index": np.array([0, 7]), "split": "test"} | changes
+    np.savez(run / "predictions.npz", **arrays)
+
+
+def pixels_of(uri: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))))
+
+
+def test_label_maps_are_shown_beside_their_images(tmp_path):
+    run = make_run(tmp_path, names=["sky", EVIL])
+    write_maps(run)
+    seen = Page(write_report(run))
+    assert seen.open == [] and EVIL not in seen.source
+    assert "2 test examples: image, truth and prediction" in seen.text
+    assert "sky" in seen.text and "examples are wrong" not in seen.text
+    pictures = [t.attrs for t in seen.named("img")]
+    assert [p["alt"] for p in pictures] == [
+        f"test example {i}: {what}" for i in (0, 7) for what in ("image", "truth", "prediction")
+    ]
+    _, truth, said, _, other_truth, other = (pixels_of(p["src"]) for p in pictures)
+    assert truth.shape == (4, 6, 3)
+    np.testing.assert_array_equal(truth[0, 0], [0, 0, 0])
+    same = np.all(truth == said, axis=-1)
+    assert same.sum() == 23 and not same[0, 0]
+    assert not np.all(other_truth == other, axis=-1).any()
+    # One colour a class, three of them.
+    assert len(np.unique(said.reshape(-1, 3), axis=0)) == 3
+
+
+def test_colours_of_classes_are_told_apart():
+    palette = samples.colors(22).astype(int)
+    apart = np.abs(palette[:, None] - palette).sum(-1) + 999 * np.eye(22, dtype=int)
+    assert apart.min() > 30
+    assert samples.colors(0).shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"image": np.zeros((3, 4, 6, 1))}, {"prediction": np.zeros((2, 4), int)}]
+)
+def test_broken_label_maps_are_told(tmp_path, changes):
+    run = make_run(tmp_path)
+    write_maps(run, **changes)
+    with pytest.raises(UserError, match="image, label and prediction are not 2 maps alike"):
+        read.read_predictions(run)
+
+
+def test_intersection_over_union_is_read_as_a_percentage():
+    assert text.measure("mean_iou", 0.8723) == "87.23%"

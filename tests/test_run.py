@@ -22,6 +22,7 @@ from jaxdl.config import (
     to_json,
 )
 from jaxdl.errors import UserError
+from jaxdl.main import main
 from jaxdl.override import override
 from jaxdl.run import Session, run
 from jaxdl.train.step import compile_step
@@ -30,27 +31,45 @@ ARGUMENTS = {
     "efficientnet": ["digits", "cifar10", "imagenet"],
     "lenet": ["digits", "mnist"],
     "cnn": ["digits", "mnist", "cifar10"],
+    "segmentation": ["shapes", "camvid", "camvid,unet", "camvid,fcn8s"],
+    "language": ["help", "shakespeare"],
+    "translation": ["reversal", "multi30k"],
     "resnet": ["digits", "mnist", "cifar10", "cifar10,32", "cifar10,18", "imagenet", "imagenet,18"],
 }
 SHIPPED = [f"configs/{name}.py:{a}" for name, arguments in ARGUMENTS.items() for a in arguments]
 CHANNELS = {"digits": 1, "mnist": 1, "cifar10": 3, "imagenet": 3}
 
 
+# What stands in for other data than images with a class.
+EMBEDDED = {
+    "segmentation": part("shapes", size=32, examples=80),
+    "language": part("characters", length=16),
+    "translation": part("reversal", length=6, examples=64),
+}
+NARROW = {
+    "efficientnet_b0": [("width", "0.25"), ("depth", "0.3")],
+    "fcn8s": [("width", "4"), ("hidden", "8")],
+    "segnet": [("width", "4")],
+    "transformer": [("width", "16"), ("depth", "1"), ("hidden", "32")],
+    "transformer_decoder": [("width", "16"), ("depth", "1"), ("hidden", "32")],
+    "unet": [("width", "4"), ("depth", "2")],
+}
+
+
 def shrunk(spec):
     """A shipped config on a little fake data; its recipe untouched, its network made narrow."""
     config = load(str(ROOT / spec))
-    data = spec.split(":")[1].split(",")[0]
-    fake = part("fake", size=[32, 32, CHANNELS[data]], num_classes=10, examples=64)
+    name, data = spec.removeprefix("configs/").split(",")[0].split(".py:")
+    images = part("fake", size=[32, 32, CHANNELS.get(data, 3)], num_classes=10, examples=64)
+    fake = EMBEDDED.get(name, images)
     changes = [
         ("data.source", json.dumps({"name": fake.name, "args": fake.args})),
         *((f"data.{role}", role) for role in ("train", "validation", "test")),
         ("data.batch_size", "16"),
         ("data.evaluation_batch_size", "32"),
     ]
-    if "efficientnet" in spec:
-        changes += [("model.width", "0.25"), ("model.depth", "0.3")]
-    if "resnet" in spec:
-        changes += [("model.width", "8")]
+    narrow = [("width", "8")] if "resnet" in spec else NARROW.get(config.model.name, [])
+    changes += [(f"model.{key}", value) for key, value in narrow]
     return override(config, changes)
 
 
@@ -192,6 +211,187 @@ def test_the_loop_can_be_written_by_hand(tmp_path):
         for state, metrics in steps:  # noqa: B007
             losses.append(float(metrics["loss"][0] / metrics["loss"][1]))
         assert len(losses) == 5 and session.evaluate(state, "test")["test/accuracy"] >= 0
+
+
+MAPS = part("mean_iou"), part("pixel_accuracy"), part("iou")
+TOKENS = part("bits_per_token"), part("perplexity"), part("next_token_accuracy")
+
+
+def small_segmentation(**fields):
+    defaults = {
+        "data": Data(source=part("shapes", size=24, noise=8.0, examples=160), batch_size=16),
+        "model": part("unet", width=8, depth=1, norm="batch", drop_rate=0.1),
+        "objective": part("segmentation"),
+        "augment": (part("random_flip"), part("random_crop", padding=2)),
+        "optimizer": part("adamw", learning_rate=2e-2),
+        "evaluation": Evaluation(metrics=MAPS, monitor="validation/mean_iou", every="30 steps"),
+        "gradient": Gradient(accumulate=2),
+        "duration": "60 steps",
+    }
+    return Config(**{**defaults, **fields})
+
+
+def small_language(**fields):
+    defaults = {
+        "data": Data(
+            source=part("characters", length=16), train="train[:64]", validation="validation[:20]",
+            test="test[:9]", batch_size=16, evaluation_batch_size=16,
+        ),
+        "model": part("transformer_decoder", width=16, depth=1, heads=2, hidden=32),
+        "objective": part("language"),
+        "optimizer": part("adamw", learning_rate=1e-2),
+        "evaluation": Evaluation(
+            metrics=TOKENS, monitor="validation/perplexity", mode="min", every="20 steps"
+        ),
+        "gradient": Gradient(accumulate=2),
+        "preprocess": (),
+        "duration": "40 steps",
+    }  # fmt: skip
+    return Config(**{**defaults, **fields})
+
+
+def test_a_segmentation_run_leaves_maps_to_look_at(tmp_path):
+    values = run(small_segmentation(), tmp_path)
+    # To say "ground" everywhere has a mean of 0.189, a quarter of the ground's share.
+    assert values["test/mean_iou"] > 0.28 and values["test/pixel_accuracy"] > 0.78
+    assert not {"test/iou", "test/accuracy"} & set(values)
+    lines = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [x["step"] for x in lines if "validation/mean_iou" in x] == [30, 60]
+    kept = np.load(tmp_path / "predictions.npz")
+    assert kept["image"].shape == (12, 24, 24, 3) and kept["prediction"].shape == (12, 24, 24)
+    test = assemble(small_segmentation()).splits["test"].examples(kept["index"])
+    np.testing.assert_array_equal(kept["label"], test["label"])
+    np.testing.assert_array_equal(kept["image"], test["image"])
+    assert 0.6 < np.mean(kept["label"] == kept["prediction"]) <= 1
+    page = (tmp_path / "report.html").read_text()
+    assert page.count(': prediction"') == 12 and "triangle" in page
+
+
+def test_a_language_run_is_judged_by_its_perplexity(tmp_path):
+    values = run(small_language(), tmp_path)
+    assert values["test/perplexity"] == pytest.approx(2 ** values["test/bits_per_token"], rel=1e-5)
+    # Better than a uniform guess of 257, and no better than English allows.
+    assert 4 < values["validation/perplexity"] < 60
+    assert not (tmp_path / "predictions.npz").exists() and (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize("small_run", [small_segmentation, small_language])
+def test_a_resumed_run_ends_in_the_same_bits(small_run, tmp_path):
+    whole = small_run(duration="10 steps", schedule=part("constant"))
+    half = small_run(duration="5 steps", schedule=part("constant"))
+    run(whole, tmp_path / "whole")
+    run(half, tmp_path / "halves")
+    run(whole, tmp_path / "halves")
+    states = [final_state(whole, tmp_path / name) for name in ("whole", "halves")]
+    assert int(states[0].step) == 10
+    assert_same_bits(*states)
+
+
+UNET, DECODER = part("unet", width=4, depth=1), part("transformer_decoder", width=16, heads=2)
+OF_MAPS = Evaluation(metrics=MAPS, monitor="validation/mean_iou")
+OF_TOKENS = Evaluation(metrics=TOKENS, monitor="validation/perplexity")
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (
+            small_language(model=part("cnn")),
+            r"model 'cnn' reads 'image', and source 'characters' gives tokens int32\[17\]",
+        ),
+        (
+            small_language(preprocess=(part("normalize"),)),
+            r"augmentation 'normalize' reads 'image', and source .* set config.preprocess to \[\]",
+        ),
+        (
+            small_segmentation(model=DECODER),
+            r"model 'transformer_decoder' reads 'tokens', and source 'shapes' gives image uint8",
+        ),
+        (
+            small_segmentation(model=part("cnn")),
+            "objective 'segmentation' is of each pixel, and model 'cnn' speaks of each example: ",
+        ),
+        (
+            small_segmentation(objective=part("supervised")),
+            "objective 'supervised' is of each example, and model 'unet' speaks of each pixel: ",
+        ),
+        (
+            small_segmentation(evaluation=Evaluation()),
+            "metric 'accuracy' is of each example, and model 'unet' speaks of each pixel: did you "
+            "mean 'pixel_accuracy'",
+        ),
+        (
+            small_language(evaluation=Evaluation()),
+            "metric 'accuracy' is of each example, and model 'transformer_decoder' speaks of each",
+        ),
+        (
+            small(data=small_segmentation().data),
+            "objective 'supervised' reads a label of each example, and source 'shapes' gives a "
+            "label of each pixel",
+        ),
+        (
+            small_segmentation(data=Data(batch_size=64)),
+            "'segmentation' reads a label of each pixel, and source 'digits' gives a label of each",
+        ),
+        (
+            small_language(
+                model=part("transformer_encoder", width=16, heads=2),
+                objective=part("supervised"),
+                evaluation=Evaluation(),
+            ),
+            r"'supervised' reads a label of each example, and source 'characters' gives tokens "
+            r"int32\[17\], no label",
+        ),
+        (
+            small_language(
+                model=part("transformer", width=16, heads=2),
+            ),
+            r"model 'transformer' reads 'source', and source 'characters' gives tokens",
+        ),
+    ],
+)  # fmt: skip
+def test_parts_that_do_not_fit_are_told_in_one_line(config, said):
+    with pytest.raises(UserError, match=said) as caught:
+        assemble(config)
+    assert "\n" not in str(caught.value)
+
+
+def test_parts_that_do_not_fit_end_the_command_before_it_compiles(tmp_path, capsys):
+    config = ["--config", str(ROOT / "configs/cnn.py"), "--config.preprocess=[]"]
+    source = ["--config.data.source=characters", "--config.augment=[]"]
+    assert main([*config, *source, "--workdir", str(tmp_path / "run")]) == 2
+    told = capsys.readouterr()
+    assert told.err.startswith("error: model 'cnn' reads 'image'") and told.err.count("\n") == 1
+    assert "compiled" not in told.out and not (tmp_path / "run").exists()
+
+
+@pytest.mark.data
+def test_real_camvid_trains(tmp_path):
+    config = load(str(ROOT / "configs/segmentation.py:camvid,unet"))
+    changes = [
+        ("data.train", "train[:48]"), ("data.validation", "validation[:16]"),
+        ("data.test", "null"), ("data.batch_size", "8"), ("duration", "24 steps"),
+        ("model.width", "4"), ("model.depth", "2"), ("optimizer.learning_rate", "0.01"),
+        ("data.source.image_size", "48"),
+    ]  # fmt: skip
+    values = run(override(config, changes), tmp_path)
+    # The three most frequent of eleven classes are a quarter of all pixels each.
+    assert values["validation/pixel_accuracy"] > 0.3
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("spec", ["language.py:shakespeare", "translation.py:multi30k"])
+def test_real_text_is_learnt(spec, tmp_path):
+    changes = [
+        ("data.train", "train[:256]"), ("data.validation", "validation[:16]"),
+        ("data.test", "null"), ("data.batch_size", "32"), ("duration", "30 steps"),
+        ("model.width", "32"), ("model.depth", "1"), ("data.source.length", "24"),
+        ("optimizer.learning_rate", "0.01"),
+    ]  # fmt: skip
+    config = override(load(str(ROOT / "configs" / spec)), changes)
+    values = run(config, tmp_path)
+    vocabulary = assemble(config).splits["train"].num_classes
+    assert values["validation/perplexity"] < vocabulary / 4
 
 
 @pytest.mark.data

@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import accuracy_score, jaccard_score
 
 from jaxdl import models, tree
-from jaxdl.metrics.segmentation import iou, mean_iou, pixel_accuracy
+from jaxdl.metrics.segmentation import iou, mean_iou, mean_over_seen, pixel_accuracy
 from jaxdl.nn.dense import to_convolutional
 from jaxdl.nn.upsample import Upsample, bilinear, max_pool_with_indices, unpool
 from jaxdl.objectives.base import Model
@@ -177,11 +177,13 @@ def test_metrics_are_those_of_scikit_learn():
     each = jaccard_score(truth, said, labels=[0, 1, 2, 3], average=None)
     np.testing.assert_allclose(intersection / union, each, rtol=1e-6)
     expected = jaccard_score(truth, said, average="macro")
-    np.testing.assert_allclose(mean_iou(intersection, union), expected, rtol=1e-6)
+    sums = map(np.asarray, mean_iou(outputs, batch))
+    np.testing.assert_allclose(mean_over_seen(*sums), expected, rtol=1e-6)
 
 
 def test_a_class_that_is_nowhere_is_left_out_of_the_mean():
-    assert mean_iou(np.array([1, 0, 3]), np.array([2, 0, 4])) == (1 / 2 + 3 / 4) / 2
+    assert mean_over_seen(np.array([1, 0, 3]), np.array([2, 0, 4])) == (1 / 2 + 3 / 4) / 2
+    assert np.isnan(mean_over_seen(np.zeros(2), np.zeros(2)))
 
 
 def test_iou_of_two_batches_is_that_of_one():

@@ -14,6 +14,7 @@ from jaxdl.config import part
 from jaxdl.data import open_split
 from jaxdl.data.digits import split_indices
 from jaxdl.data.images import fit
+from jaxdl.data.shapes import _inside
 from jaxdl.data.splits import resolve
 from jaxdl.errors import UserError
 from jaxdl.registry import bind
@@ -113,6 +114,37 @@ def test_fake_images_can_be_learnt():
     assert np.mean(distance.argmin(1) == test.arrays["label"]) == 1
     again = opened("fake", "train[10:]", **args)
     np.testing.assert_array_equal(again.arrays["image"], train.arrays["image"][10:])
+
+
+def test_shapes_are_drawn_where_their_labels_are():
+    args = {"examples": 200, "size": 40, "noise": 0.0}
+    train = opened("shapes", "train", **args)
+    parts = [train, *(opened("shapes", s, **args) for s in ("validation", "test"))]
+    assert [len(p) for p in parts] == [160, 20, 20]
+    assert train.class_names == ("ground", "disc", "square", "triangle")
+    image, label = train.arrays["image"], train.arrays["label"]
+    assert image.shape == (160, 40, 40, 3) and label.shape == (160, 40, 40)
+    # Without noise the ground is dark and of one colour, shapes are light.
+    ground = label == 0
+    assert image[ground].max() <= 100 and image[~ground].min() >= 120
+    for pixels, where in zip(image, ground, strict=True):
+        assert len(np.unique(pixels[where], axis=0)) == 1
+    again = opened("shapes", "train+test", **args).arrays
+    np.testing.assert_array_equal(again["image"][:160], image)
+    np.testing.assert_array_equal(again["label"][160:], parts[2].arrays["label"])
+    noisy = opened("shapes", "train", **{**args, "noise": 9.0}).arrays
+    np.testing.assert_array_equal(noisy["label"], label)
+    difference = noisy["image"].astype(float) - image
+    assert 8 < difference.std() < 9.1 and abs(difference.mean()) < 0.5
+
+
+def test_shapes_have_the_areas_of_geometry():
+    # Enclosed by a circle of radius 60: pi r^2, 2 r^2 and 3 sqrt(3) / 4 r^2 pixels.
+    y, x = np.mgrid[:200, :200] - 99.5
+    expected = {1: np.pi, 2: 2, 3: 0.75 * np.sqrt(3)}
+    for kind, area in expected.items():
+        for angle in (0.0, 0.7):
+            assert abs(_inside(kind, y, x, 60, angle).sum() / (area * 3600) - 1) < 0.03
 
 
 # Images in folders

@@ -29,6 +29,12 @@ import numpy as np
 from PIL import Image
 import tensorflow_datasets as tfds
 
+def png(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    file.seek(0)
+    return file
+
 class Tiny(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
 
@@ -37,6 +43,7 @@ class Tiny(tfds.core.GeneratorBasedBuilder):
             "id": tfds.features.Text(),
             "image": tfds.features.Image(shape=(None, None, 1)),
             "label": tfds.features.ClassLabel(names=["dark", "light"]),
+            "segmentation_mask": tfds.features.Image(shape=(None, None, 1)),
             "boxes": tfds.features.Sequence(np.float32),
             "weight": np.float32,
         }
@@ -47,10 +54,12 @@ class Tiny(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, n):
         for i in range(n):
-            file = io.BytesIO()
-            Image.fromarray(np.full((8, 9 + i % 2), 30 * i, np.uint8)).save(file, "PNG")
-            file.seek(0)
-            yield i, {"id": str(i), "image": file, "label": i > 3, "boxes": [0.5] * i, "weight": i}
+            pixels = np.full((8, 9 + i % 2), 30 * i, np.uint8)
+            mask = np.resize(np.uint8([0, 2, 5]), pixels.shape)
+            yield i, {
+                "id": str(i), "image": png(pixels), "segmentation_mask": png(mask),
+                "label": i > 3, "boxes": [0.5] * i, "weight": i,
+            }
 
 Tiny(data_dir=sys.argv[1]).download_and_prepare(file_format="array_record")
 """
@@ -88,7 +97,7 @@ def tiny(tmp_path_factory):
 def test_a_prepared_data_set_is_read(tiny):
     split = opened("tfds", "train", dataset="tiny", data_dir=tiny, image_size=8)
     assert (len(split), split.num_classes, split.class_names) == (8, 2, ("dark", "light"))
-    assert sorted(split.element_spec) == ["image", "label", "weight"]
+    assert sorted(split.element_spec) == ["image", "label", "segmentation_mask", "weight"]
     assert split.element_spec["image"].shape == (8, 8, 1)
     brightness = split.arrays["image"][:, 0, 0, 0] // 30
     assert sorted(brightness) == list(range(8))
@@ -103,6 +112,24 @@ def test_a_prepared_data_set_is_read(tiny):
     ]
     np.testing.assert_array_equal(np.concatenate(halves), split.arrays["weight"])
     assert len(halves[0]) == 2
+
+
+def test_a_mask_can_be_the_label(tiny):
+    args = {"dataset": "tiny", "data_dir": tiny, "image_size": 8, "label": "segmentation_mask"}
+    split = opened("tfds", "train", void=5, **args)
+    assert split.num_classes == 3 and sorted(split.element_spec) == ["image", "label", "weight"]
+    assert split.element_spec["label"] == jax.ShapeDtypeStruct((8, 8), np.int32)
+    # Eight of nine or ten columns are cut out, none is resized: 8 rows there were.
+    for row in np.arange(8):
+        width = 9 + int(split.arrays["weight"][row]) % 2
+        whole = np.resize([0, 2, 255], (8, width))
+        left = (width - 8) // 2
+        np.testing.assert_array_equal(split.arrays["label"][row], whole[:, left : left + 8])
+    larger = opened("tfds", "train", **{**args, "image_size": 24}).arrays["label"]
+    assert set(np.unique(larger)) == {0, 2, 5}  # to the nearest: nothing in between
+    assert opened("tfds", "train", num_classes=7, **args).num_classes == 7
+    with pytest.raises(UserError, match="has no label 'mask': choices: .*segmentation_mask"):
+        opened("tfds", "train", **{**args, "label": "mask"})
 
 
 @pytest.mark.parametrize(
@@ -160,6 +187,19 @@ def test_real_data(dataset, split, length, names, shape):
         assert set(np.unique(batch["segmentation_mask"])) <= set(range(12))
     else:
         assert len(set(batch["label"])) >= 5
+
+
+@needs_real_data
+def test_real_camvid_has_eleven_classes_and_void_pixels():
+    args = {"dataset": "camvid_small", "label": "segmentation_mask", "void": 11}
+    split = opened("tfds", "validation", **args)
+    assert (len(split), split.num_classes) == (101, 11)
+    assert split.element_spec["image"].shape == (120, 160, 3)
+    label = split.arrays["label"]
+    assert label.shape == (101, 120, 160) and set(np.unique(label)) == {*range(11), 255}
+    # The sky is above the road.
+    rows = [np.nonzero(label == k)[1].mean() for k in (0, 3)]
+    assert rows[0] < 40 and rows[1] > 70
 
 
 @needs_real_data

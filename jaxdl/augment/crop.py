@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxdl.config import Count
 from jaxdl.registry import register
-from jaxdl.types import Array, Batch
+from jaxdl.types import VOID, Array, Batch
 
 
 @register("augmentations")
@@ -21,14 +21,28 @@ def random_crop(
     *,
     padding: Count = 4,
     mode: Literal["constant", "reflect"] = "constant",
+    void: int = VOID,
 ) -> Batch:
     """Pad every side by `padding` pixels and cut the old size out at a random place.
 
-    Each example moves on its own; all (2 * padding + 1)^2 places are equally likely.
+    Each example moves on its own; all (2 * padding + 1)^2 places are equally likely. A label map
+    (b, h, w) moves with its image.
+
+    Args:
+        padding: pixels on every side.
+        mode: black pixels, or the image mirrored at its border.
+        void: label of the black pixels, where the label is a map.
     """
-    image = batch["image"]
-    b, h, w, c = image.shape
-    padded = jnp.pad(image, ((0, 0), (padding, padding), (padding, padding), (0, 0)), mode=mode)
-    corner = jax.random.randint(key, (b, 2), 0, 2 * padding + 1)
-    cut = jax.vmap(lambda x, at: jax.lax.dynamic_slice(x, (at[0], at[1], 0), (h, w, c)))
-    return {**batch, "image": cut(padded, corner)}
+    image, label = batch["image"], batch.get("label")
+    corner = jax.random.randint(key, (image.shape[0], 2), 0, 2 * padding + 1)
+
+    def moved(x: Array, outside: int) -> Array:
+        sides = ((0, 0), (padding, padding), (padding, padding)) + ((0, 0),) * (x.ndim - 3)
+        fill = {"constant_values": outside} if mode == "constant" else {}
+        at = lambda y, c: jax.lax.dynamic_slice(y, (*c, *[0] * (x.ndim - 3)), x.shape[1:])
+        return jax.vmap(at)(jnp.pad(x, sides, mode=mode, **fill), corner)
+
+    batch = {**batch, "image": moved(image, 0)}
+    if label is not None and label.ndim == 3:
+        batch["label"] = moved(label, void)
+    return batch

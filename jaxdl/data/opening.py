@@ -12,6 +12,7 @@ import numpy as np
 from jaxdl.data.arrays import Columns, from_arrays
 from jaxdl.data.source import Source
 from jaxdl.errors import UserError
+from jaxdl.types import VOID
 
 _CHUNK = 256  # records that one thread decodes at a time
 
@@ -26,7 +27,7 @@ class Split:
         arrays: all examples, decoded, where they fit in memory.
         element_spec: shape and dtype of each array of one example, without the batch axis.
         class_names: the name of every class, or nothing.
-        num_classes: None where examples have no class.
+        num_classes: of labels, or of tokens, the size of their vocabulary; None without either.
     """
 
     name: str
@@ -80,7 +81,7 @@ def open_split(
         split: the name.
         memory: bytes that a split may take decoded; a larger one is read whenever needed.
         num_classes: that of the training split, for a source that does not say. Where nobody
-            says, it is the largest label + 1.
+            says, it is the largest label + 1; void pixels of label maps have none.
         threads: readers while decoding.
 
     Raises:
@@ -112,7 +113,8 @@ def open_split(
     if num_classes is None and _has_classes(spec):
         if arrays is None:
             raise UserError(f"split '{split}' is too large to count its classes: its source must")
-        num_classes = int(arrays["label"].max()) + 1
+        label = arrays["label"]
+        num_classes = int(label.max(initial=-1, where=(label != VOID) | (label.ndim == 1))) + 1
     return dataclasses.replace(opened, arrays=arrays, num_classes=num_classes)
 
 
@@ -148,14 +150,23 @@ def _dtype(name: str, array: np.ndarray) -> np.dtype:
 
 
 def _has_classes(spec: Mapping[str, jax.ShapeDtypeStruct]) -> bool:
-    return "label" in spec and spec["label"].shape == () and spec["label"].dtype == np.int32
+    """Whether there are labels that are numbers of classes: one an example, or one a pixel."""
+    return "label" in spec and len(spec["label"].shape) != 1 and spec["label"].dtype == np.int32
 
 
 def _check_spec(spec: Mapping[str, jax.ShapeDtypeStruct], split: str) -> None:
     if "mask" in spec:
         raise UserError(f"split '{split}': 'mask' marks padding, so a feature needs another name")
-    if "label" in spec and spec["label"].shape == (1,):
+    shape = spec["label"].shape if "label" in spec else ()
+    if shape == (1,):
         raise UserError(f"split '{split}': 'label' has shape (n, 1); it must be (n,)")
+    if len(shape) > 2:
+        raise UserError(
+            f"split '{split}': 'label' has shape {('n', *shape)}; a map of labels is (n, h, w)"
+        )
+    if len(shape) == 2 and "image" in spec and spec["image"].shape[:2] != shape:
+        size, expected = spec["image"].shape[:2], shape
+        raise UserError(f"split '{split}': an image of {size} has a label map of {expected}")
 
 
 def _canonical(
@@ -180,11 +191,14 @@ def _check_labels(
     label: np.ndarray, num_classes: int | None, split: str, indices: np.ndarray
 ) -> None:
     limit = np.iinfo(np.int32).max if num_classes is None else num_classes
-    wrong = np.flatnonzero((label < 0) | (label >= limit))
-    if wrong.size:
-        record, value = indices[wrong[0]], label[wrong[0]]
+    is_map = label.ndim > 1
+    outside = ((label < 0) | (label >= limit)) & ~(is_map & (label == VOID))
+    if outside.any():
+        first = np.unravel_index(np.argmax(outside), label.shape)
+        beside = f" and is not void ({VOID})" if is_map else ""
         raise UserError(
-            f"split '{split}', record {record}: label {value} is outside 0..{limit - 1}"
+            f"split '{split}', record {indices[first[0]]}: label {label[first]} is outside "
+            f"0..{limit - 1}{beside}"
         )
 
 

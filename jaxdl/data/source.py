@@ -21,8 +21,9 @@ class Source:
 
     Attributes:
         records: record i is a dict of arrays and numbers, such as `image` (h, w, c) uint8 in
-            [0, 255] and `label`, an integer in [0, num_classes).
-        class_names: the name of every class, or nothing.
+            [0, 255] and `label`, an integer in [0, num_classes), or a map (h, w) of such integers
+            and `VOID`. Of a text, `tokens` (t,) signed integers in [0, num_classes), 0 padding.
+        class_names: the name of every class, or of every token, or nothing.
         num_classes: where it is known; the number of class names if those are given.
     """
 

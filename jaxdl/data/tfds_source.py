@@ -19,15 +19,20 @@ from jaxdl.data.images import fit
 from jaxdl.data.source import Source
 from jaxdl.errors import UserError, choices
 from jaxdl.registry import register
+from jaxdl.types import VOID
+
+_MASK = "segmentation_mask"
 
 
 @dataclasses.dataclass(frozen=True)
 class _Records:
-    """The wanted features of a TFDS data source."""
+    """The wanted features of a TFDS data source, one of them under the name `label`."""
 
     data: Any
     features: tuple[str, ...]
     image_size: int | None
+    label: str = "label"
+    void: int | None = None
 
     def __len__(self) -> int:
         return len(self.data)
@@ -43,11 +48,20 @@ class _Records:
         if self.image_size is not None:
             for name, resample in (
                 ("image", Image.Resampling.BILINEAR),
-                ("segmentation_mask", Image.Resampling.NEAREST),
+                (_MASK, Image.Resampling.NEAREST),
             ):
                 if name in example:
                     example[name] = fit(example[name], self.image_size, resample)
+        if self.label in example:
+            example["label"] = self._label(example.pop(self.label))
         return example
+
+    def _label(self, label: Any) -> np.ndarray:
+        """A number, or a map (h, w), whose void pixels are `VOID`."""
+        label = np.asarray(label)
+        if label.ndim == 3 and label.shape[-1] == 1:
+            label = label[..., 0]
+        return label if self.void is None else np.where(label == self.void, VOID, label)
 
 
 @register("sources", "tfds")
@@ -58,6 +72,9 @@ def tfds_source(
     dataset: str,
     data_dir: str | None = None,
     image_size: Count | None = None,
+    label: str = "label",
+    num_classes: Count | None = None,
+    void: int | None = None,
 ) -> Source:
     """A prepared data set of TensorFlow Datasets; TensorFlow itself is not needed.
 
@@ -66,9 +83,13 @@ def tfds_source(
         dataset: name, with configuration and version where wanted: 'cifar10', 'mnist:3.0.1'.
         data_dir: where data sets lie; by default $TFDS_DATA_DIR, else ~/tensorflow_datasets.
         image_size: shorter side resized to this, then the centre cut out; needed where the images
-            differ in size.
+            differ in size. A segmentation mask is resized with its image, to the nearest pixel.
+        label: the feature that is the label, such as 'segmentation_mask'; a map (h, w, 1) loses
+            its last axis.
+        num_classes: of the label; by default what the data set says, or else the largest + 1.
+        void: number of what has no class in a label map; its pixels become 255.
     """
-    builder = _builder(dataset, data_dir)
+    builder = prepared(dataset, data_dir)
     try:
         data = builder.as_data_source(split=split)
     except (ValueError, NotImplementedError) as error:
@@ -84,11 +105,13 @@ def tfds_source(
     wanted = tuple(name for name in sorted(features) if _stacks(name, features[name]))
     if not wanted:
         raise UserError(f"data set '{dataset}' holds no arrays, only {', '.join(sorted(features))}")
-    label = dict(features).get("label")
+    if label not in wanted and (label != "label" or void is not None):
+        raise UserError(f"data set '{dataset}' has no label '{label}': {choices(label, wanted)}")
+    feature = dict(features).get(label)
     return Source(
-        _Records(data, wanted, image_size),
-        tuple(getattr(label, "names", None) or ()),
-        getattr(label, "num_classes", None),
+        _Records(data, wanted, image_size, label, void),
+        tuple(getattr(feature, "names", None) or ()),
+        num_classes or getattr(feature, "num_classes", None),
     )
 
 
@@ -96,10 +119,11 @@ def _stacks(name: str, feature: Any) -> bool:
     """Whether examples of a feature are arrays of one shape (images may be made so)."""
     if not isinstance(feature.shape, tuple) or np.dtype(feature.np_dtype).kind not in "biuf":
         return False
-    return name in ("image", "segmentation_mask") or None not in feature.shape
+    return name in ("image", _MASK) or None not in feature.shape
 
 
-def _builder(dataset: str, data_dir: str | None) -> Any:
+def prepared(dataset: str, data_dir: str | None) -> Any:
+    """The TFDS builder of a data set that lies prepared as ArrayRecord; else it says how to."""
     try:
         import tensorflow_datasets as tfds  # optional, and half a second to import
     except ImportError as error:
@@ -109,7 +133,7 @@ def _builder(dataset: str, data_dir: str | None) -> Any:
     try:
         builder = tfds.builder(dataset, data_dir=str(root))
     except tfds.core.DatasetNotFoundError as error:
-        hint = choices(dataset, _prepared(root))
+        hint = choices(dataset, _names_in(root))
         raise UserError(f"TFDS knows no '{dataset}'; of those in {root}: {hint}") from error
     except (ValueError, AssertionError, RuntimeError) as error:
         raise UserError(f"data set '{dataset}': {_reason(error)}") from error
@@ -124,7 +148,7 @@ def _builder(dataset: str, data_dir: str | None) -> Any:
     )
 
 
-def _prepared(root: Path) -> list[str]:
+def _names_in(root: Path) -> list[str]:
     """Names of the data sets that lie in a folder: name/version or name/configuration/version."""
     files = [f for depth in ("*/*", "*/*/*") for f in root.glob(f"{depth}/dataset_info.json")]
     return sorted({f.parent.parent.relative_to(root).as_posix() for f in files})

@@ -3,18 +3,19 @@
 `label` is (b, h, w); logits (b, h', w', k) of a smaller map speak of its middle.
 """
 
-import jax
+import math
+
 import jax.numpy as jnp
 import numpy as np
 
 from jaxdl.registry import register
-from jaxdl.types import Array, Batch, mask_of
+from jaxdl.types import VOID, Array, Batch, mask_of
 
 Outputs = dict[str, Array]
 Pair = tuple[Array, Array]
 
 
-def pixels(logits: Array, batch: Batch, ignore: int | None = 255) -> tuple[Array, Array, Array]:
+def pixels(logits: Array, batch: Batch, ignore: int | None = VOID) -> tuple[Array, Array, Array]:
     """A batch as a list of pixels, n = b * h' * w'.
 
     Args:
@@ -40,18 +41,18 @@ def weighted(values: Array, weight: Array) -> Pair:
     return jnp.sum(jnp.where(weight > 0, values, 0.0) * weight), jnp.sum(weight)
 
 
-@register("metrics")
-def pixel_accuracy(outputs: Outputs, batch: Batch, /, *, ignore: int | None = 255) -> Pair:
+@register("metrics", each="pixel")
+def pixel_accuracy(outputs: Outputs, batch: Batch, /, *, ignore: int | None = VOID) -> Pair:
     """Share of pixels whose largest logit is the label's."""
     logits, label, weight = pixels(outputs["logits"], batch, ignore)
     return weighted((jnp.argmax(logits, axis=-1) == label).astype(jnp.float32), weight)
 
 
-@register("metrics")
-def iou(outputs: Outputs, batch: Batch, /, *, ignore: int | None = 255) -> Pair:
+@register("metrics", each="pixel")
+def iou(outputs: Outputs, batch: Batch, /, *, ignore: int | None = VOID) -> Pair:
     """Intersection over union of each class, also called Jaccard index: two vectors (k,).
 
-    A class that is neither there nor predicted has 0 / 0; `mean_iou` leaves it out.
+    A class that is neither there nor predicted has 0 / 0.
     """
     logits, label, weight = pixels(outputs["logits"], batch, ignore)
     of_class = lambda classes: jnp.zeros(logits.shape[-1], jnp.float32).at[classes].add
@@ -60,8 +61,13 @@ def iou(outputs: Outputs, batch: Batch, /, *, ignore: int | None = 255) -> Pair:
     return both, of_class(label)(weight) + of_class(said)(weight) - both
 
 
-def mean_iou(intersection: np.ndarray | jax.Array, union: np.ndarray | jax.Array) -> float:
-    """Mean over the classes that are there or predicted, of `iou` summed over a whole split."""
-    intersection, union = np.asarray(intersection, np.float64), np.asarray(union, np.float64)
+def mean_over_seen(intersection: np.ndarray, union: np.ndarray) -> float:
+    """Mean of two vectors' quotients (k,), over those whose denominator is not 0."""
     seen = union > 0
-    return float(np.mean(intersection[seen] / union[seen]))
+    return float(np.mean(intersection[seen] / union[seen])) if seen.any() else math.nan
+
+
+@register("metrics", each="pixel", value=mean_over_seen)
+def mean_iou(outputs: Outputs, batch: Batch, /, *, ignore: int | None = VOID) -> Pair:
+    """Mean of `iou` over the classes that are there or predicted, in the whole split."""
+    return iou(outputs, batch, ignore=ignore)

@@ -13,14 +13,14 @@ from jaxdl.losses.cross_entropy import cross_entropy
 from jaxdl.metrics.segmentation import pixel_accuracy, pixels, weighted
 from jaxdl.objectives.base import Model
 from jaxdl.registry import Of, register
-from jaxdl.types import Array, Aux, Batch, Objective, PyTree
+from jaxdl.types import VOID, Array, Aux, Batch, Objective, PyTree
 
 Loss = Annotated[Callable[[Array, Array], Array], Of("losses")]
 
 
-@register("objectives")
+@register("objectives", each="pixel")
 def segmentation(
-    model: Model, /, *, loss: Loss = cross_entropy, ignore: int | None = 255
+    model: Model, /, *, loss: Loss = cross_entropy, ignore: int | None = VOID
 ) -> Objective:
     """Minimise the mean over valid pixels of `loss(logits, label)`.
 

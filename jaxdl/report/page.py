@@ -11,6 +11,7 @@ from jaxdl import config as configs
 from jaxdl.config import Config
 from jaxdl.report import facts, read, samples, settings, text
 from jaxdl.report.plots import Curve, curves_svg, is_wide
+from jaxdl.types import VOID
 
 LOSSES = ("loss", "cross_entropy")  # the first that a split logs stands in the panel of losses
 GAUGES = ("learning_rate", "gradient_norm")
@@ -138,13 +139,19 @@ def _safe(svg: str) -> Any:
     return Markup(svg)
 
 
-def _predicted(found: read.Predictions, manifest: dict[str, Any]) -> dict[str, Any]:
+def _predicted(found: read.Predictions | read.Maps, manifest: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(found, read.Maps):
+        numbers = [found.label[found.label != VOID], found.prediction.ravel()]
+        count = 1 + int(np.concatenate(numbers).max(initial=-1))
+        names = samples.class_names(settings.section(manifest, "data").get("class_names"), count)
+        return {"split": found.split, "maps": samples.segmented(found, names)}
     labels = np.concatenate([found.label, found.prediction]).astype(int)
     classes = len(found.confusion) if found.confusion is not None else 0
     count = max(classes, 1 + int(labels.max(initial=-1)))
     names = samples.class_names(settings.section(manifest, "data").get("class_names"), count)
     return {
         "split": found.split,
+        "maps": None,
         "examples": text.number(len(found.label)),
         "wrong": text.number(int(np.sum(found.label != found.prediction))),
         "confusion": samples.confusion(found.confusion, names[:classes]) if classes else None,

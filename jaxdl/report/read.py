@@ -38,6 +38,20 @@ class Predictions(NamedTuple):
     split: str
 
 
+class Maps(NamedTuple):
+    """What the best weights said about each pixel of m examples."""
+
+    image: np.ndarray
+    """(m, h, w, c) as it was stored"""
+    label: np.ndarray
+    """(m, h, w) int, the truth; what is no class is void"""
+    prediction: np.ndarray
+    """(m, h', w') int"""
+    index: np.ndarray
+    """(m,) int, where each stands in its split"""
+    split: str
+
+
 def check_run(workdir: Path) -> None:
     """Refuse a directory that holds nothing of a run."""
     if not workdir.is_dir():
@@ -119,7 +133,7 @@ def series(lines: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np
     return steps, np.array([found[s] for s in steps.tolist()], np.float64)
 
 
-def read_predictions(workdir: Path) -> Predictions | None:
+def read_predictions(workdir: Path) -> Predictions | Maps | None:
     """What the run predicted for its last split, None where it kept nothing."""
     file = workdir / "predictions.npz"
     if not file.is_file():
@@ -127,6 +141,9 @@ def read_predictions(workdir: Path) -> Predictions | None:
     try:
         with file.open("rb") as handle, np.load(handle, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files}
+        if found["label"].ndim == 3:
+            found["split"] = str(found["split"])
+            return _checked(Maps(**{name: found[name] for name in Maps._fields}), file)
         predictions = Predictions(
             label=found["label"],
             prediction=found["prediction"],
@@ -156,6 +173,14 @@ def _check_shapes(found: Predictions, file: Path) -> None:
         raise UserError(f"{file}: image is not {m} uint8 images (h, w, c), one for each index")
     if m and (found.index.min() < 0 or found.index.max() >= n):
         raise UserError(f"{file}: index points outside the {n} examples")
+
+
+def _checked(maps: Maps, file: Path) -> Maps:
+    m = len(maps.index)
+    ranks = (maps.image.ndim, maps.label.ndim, maps.prediction.ndim)
+    if ranks != (4, 3, 3) or {len(maps.image), len(maps.label), len(maps.prediction)} != {m}:
+        raise UserError(f"{file}: image, label and prediction are not {m} maps alike")
+    return maps
 
 
 def _text(file: Path) -> str:

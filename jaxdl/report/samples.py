@@ -1,13 +1,14 @@
 """What a run predicted: its confusions, and examples it got right and wrong."""
 
 import base64
+import colorsys
 import io
 from typing import Any
 
 import numpy as np
 
 from jaxdl.report import text
-from jaxdl.report.read import Predictions
+from jaxdl.report.read import Maps, Predictions
 
 MOST_NUMBERED = 20  # classes whose confusions can be read as numbers
 MOST_MAPPED = 100  # classes whose confusions can be seen as a map
@@ -94,6 +95,61 @@ def examples(found: Predictions, names: list[str]) -> dict[str, list[dict[str, A
                 }
             )
     return chosen
+
+
+def segmented(found: Maps, names: list[str]) -> dict[str, Any]:
+    """Image, truth and prediction side by side, and the colour of each class.
+
+    Args:
+        found: m examples.
+        names: of the k classes; a pixel of any other number is black.
+    """
+    palette = colors(len(names))
+    rows = [
+        {
+            "sources": [png_uri(picture) for picture in (image, *maps)],
+            "small": max(image.shape[:2]) < _SIDE,
+            "number": int(number),
+        }
+        for image, *maps, number in zip(
+            _bytes(found.image),
+            painted(found.label, palette),
+            painted(found.prediction, palette),
+            found.index,
+            strict=True,
+        )
+    ]
+    legend = [
+        (f"rgb{tuple(color)}", name) for color, name in zip(palette.tolist(), names, strict=True)
+    ]
+    return {"rows": rows, "legend": legend}
+
+
+def colors(k: int) -> np.ndarray:
+    """k colours to tell apart, (k, 3) uint8: hues by the golden ratio, in two brightnesses."""
+    hue = np.arange(k) * (5**0.5 - 1) / 2 % 1.0
+    return np.array(
+        [
+            [round(255 * c) for c in colorsys.hsv_to_rgb(h, 0.75, 0.95 if i % 2 == 0 else 0.6)]
+            for i, h in enumerate(hue)
+        ],
+        np.uint8,
+    ).reshape(k, 3)
+
+
+def painted(label: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """A map of class numbers (..., h, w) in the colours of a palette (k, 3); black outside it."""
+    known = (label >= 0) & (label < len(palette))
+    black = np.zeros((1, 3), np.uint8)
+    return np.concatenate([palette, black])[np.where(known, label, len(palette))]
+
+
+def _bytes(image: np.ndarray) -> np.ndarray:
+    """Images of any numbers as uint8, the lowest black and the highest white."""
+    if image.dtype == np.uint8:
+        return image
+    low, high = image.min(), image.max()
+    return np.uint8(255 * (image - low) / max(high - low, 1e-9))
 
 
 def png_uri(image: np.ndarray) -> str:

@@ -18,7 +18,7 @@ def number(value: Any) -> str:
 
 def is_share(metric: str) -> bool:
     """Whether a metric lies in [0, 1] and is read as a percentage."""
-    return metric.endswith("accuracy")
+    return metric.endswith(("accuracy", "iou"))
 
 
 def measure(metric: str, value: float) -> str:

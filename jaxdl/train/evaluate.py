@@ -1,6 +1,7 @@
 """Evaluation over a whole split: every example counts once, on any number of devices."""
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +10,22 @@ import numpy as np
 from jaxdl.train.sharding import fetch, replicated
 from jaxdl.types import Array, Batch, Metrics, Objective, PyTree
 
-Metric = Callable[[dict[str, Array], Batch], tuple[Array, Array]]
 Evaluate = Callable[[PyTree, PyTree, Iterable[Batch]], dict[str, np.ndarray]]
+
+
+def ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """The quotient, entry by entry; NaN where nothing was counted."""
+    nothing = np.full(np.broadcast_shapes(np.shape(total), np.shape(count)), np.nan)
+    return np.divide(total, count, out=nothing, where=count > 0)
+
+
+class Metric(NamedTuple):
+    """What is measured: sums that add up over batches, and the value that they make in the end."""
+
+    sums: Callable[[dict[str, Array], Batch], tuple[Array, Array]]
+    """(outputs, batch) -> (sum, count), on the device"""
+    value: Callable[[np.ndarray, np.ndarray], np.ndarray | float] = ratio
+    """(sum, count) of a whole split, float64 -> the value"""
 
 
 def make_evaluate(
@@ -24,7 +39,7 @@ def make_evaluate(
     @jax.jit(out_shardings=replicated(mesh))
     def one(params: PyTree, variables: PyTree, batch: Batch) -> Metrics:
         outputs = objective.predict(params, variables, batch)
-        return {name: metric(outputs, batch) for name, metric in metrics.items()}
+        return {name: metric.sums(outputs, batch) for name, metric in metrics.items()}
 
     def evaluate(params: PyTree, variables: PyTree, batches: Iterable[Batch]):
         # Summed on the host in float64: float32 stops counting at 2^24 examples.
@@ -33,7 +48,7 @@ def make_evaluate(
             for name, pair in part.items():
                 add = [np.asarray(x, np.float64) for x in pair]
                 total[name] = tuple(map(np.add, total.get(name, (0.0, 0.0)), add))
-        return {name: value / count for name, (value, count) in total.items()}
+        return {name: metrics[name].value(*pair) for name, pair in total.items()}
 
     return evaluate
 
@@ -62,6 +77,23 @@ def make_predict(objective: Objective, mesh: jax.sharding.Mesh):
         return {k: v[valid] for k, v in whole.items()}
 
     return predict
+
+
+def predict_maps(
+    objective: Objective, mesh: jax.sharding.Mesh, params: PyTree, variables: PyTree, batch: Batch
+) -> dict[str, np.ndarray]:
+    """`image`, `label` and `prediction` of a few examples that are arrays on the host.
+
+    Images (n, h, w, c) as they are stored, labels (n, h, w); predictions (n, h', w') are of the
+    middle where the model's map is smaller.
+    """
+
+    @jax.jit(out_shardings=replicated(mesh))
+    def one(params: PyTree, variables: PyTree, batch: Batch) -> Array:
+        return jnp.argmax(objective.predict(params, variables, batch)["logits"], axis=-1)
+
+    prediction = fetch(one(params, variables, batch))
+    return {"image": batch["image"], "label": batch["label"], "prediction": prediction}
 
 
 def _lagged(results: Iterable[PyTree]) -> Iterable[PyTree]:
