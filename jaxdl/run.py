@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxdl import tree
 from jaxdl.assemble import GIB, Plan, assemble
-from jaxdl.config import Config, summary
+from jaxdl.config import Config, Part, summary
 from jaxdl.data.pipeline import evaluation_batches, train_batches
 from jaxdl.data.prefetch import Batches
 from jaxdl.errors import UserError
@@ -177,9 +177,7 @@ def whole_split(config: Config, plan: Plan, role: str) -> Batches:
 def first_state(config: Config, plan: Plan) -> TrainState:
     """The state before the first step: fresh, or with the published weights of `init_from`."""
     state = init_state(*_state_of(config, plan), **_state_options(config))
-    return (
-        begin_with(config.init_from, config.model.name, plan, state) if config.init_from else state
-    )
+    return begin_with(config.init_from, config.model, plan, state) if config.init_from else state
 
 
 def restored_state(config: Config, plan: Plan, checkpoints: Checkpoints) -> Restored | None:
@@ -196,11 +194,11 @@ def _state_options(config: Config) -> dict[str, Any]:
     return {"ema": config.ema_decay is not None, "rules": config.mesh.rules}
 
 
-def begin_with(source: str, model: str, plan: Plan, state: TrainState) -> TrainState:
-    """A first state that holds published weights of the registered `model`; see `hub.transfer`."""
+def begin_with(source: str, model: Part, plan: Plan, state: TrainState) -> TrainState:
+    """A first state that holds published weights of a registered model; see `hub.transfer`."""
     if not {"backbone", "head"} <= set(state.params):
         raise UserError("config.init_from fills one model, and this objective trains several")
-    params, variables = transfer(source, model, state.params, state.variables)
+    params, variables = transfer(source, model.name, state.params, state.variables, args=model.args)
     return with_weights(state, plan.tx, params, variables)
 
 

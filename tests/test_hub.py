@@ -127,6 +127,19 @@ def test_what_is_exported_is_what_the_publisher_would_load(published, tmp_path):
         np.testing.assert_array_equal(back[name], tensors[name])
 
 
+def test_weights_that_need_another_network_say_so(tmp_path):
+    # timm's batch norms have the epsilon of PyTorch, torchvision's that of the authors
+    name, image = "mobilenet_v3_small", (32, 32, 3)
+    _, params, variables = fresh(name, image=image)
+    save(tmp_path / "a.safetensors", name, params, variables, publisher="timm")
+    with pytest.warns(UserWarning, match="give 'mobilenet_v3_small' norm=batch"):
+        transfer(tmp_path / "a.safetensors", name, params, variables)
+    for norm in ("batch", part("batch")):
+        transfer(tmp_path / "a.safetensors", name, params, variables, args={"norm": norm})
+    save(tmp_path / "b.safetensors", name, params, variables, publisher="torchvision")
+    transfer(tmp_path / "b.safetensors", name, params, variables)
+
+
 def test_publishers_are_told_apart_by_names(tmp_path):
     # resnet20 is published by one hand, and its head is 'linear', not 'fc'
     _, params, variables = fresh("resnet20")

@@ -211,8 +211,7 @@ def _translate(naming: Naming, path: str, rank: int) -> tuple[str, Layout]:
     parent, _, leaf = path.rpartition("/")
     known = leaf in convention.leaves
     name = parent if known else path
-    layout = convention.layouts.get(rank, SAME) if leaf in ("kernel", "embedding") else SAME
-    layout = SAME if leaf == "embedding" else layout
+    layout = convention.layouts.get(rank, SAME) if leaf == "kernel" else SAME
     leaves = dict(convention.leaves)
     for pattern, replacement, *other in naming.rules:
         name, hits = re.subn(pattern, replacement, name)

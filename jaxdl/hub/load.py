@@ -5,8 +5,10 @@ What a file cannot give, such as a head for other classes, keeps the values of a
 
 import math
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import flax.linen as nn
@@ -15,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdl import models, tree
+from jaxdl.config import Part
 from jaxdl.errors import UserError
 from jaxdl.hub.convert import Naming, flatten_variables, from_theirs, namings, places, to_theirs
 from jaxdl.hub.fetch import fetch
@@ -48,7 +51,8 @@ def pretrained(
     inputs = models.input_specs(module, image or models.input_shape(model))
     zeros = [jnp.zeros(spec.shape, spec.dtype) for spec in inputs]
     variables = dict(jax.jit(module.init)(jax.random.key(seed), *zeros))
-    params, rest = transfer(source, model, variables.pop("params"), variables, publisher=publisher)
+    params = variables.pop("params")
+    params, rest = transfer(source, model, params, variables, publisher=publisher, args=args)
     return module, {"params": params, **rest}
 
 
@@ -59,6 +63,7 @@ def transfer(
     variables: PyTree,
     *,
     publisher: str | None = None,
+    args: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[PyTree, PyTree]:
     """Parameters and batch statistics from a file of published weights.
 
@@ -72,6 +77,7 @@ def transfer(
         params: of a fresh network, `{'backbone', 'head'}`.
         variables: of a fresh network, its other collections.
         publisher: whose names the file has; without it, the one whose names fit best.
+        args: that the model was built with; a warning tells which others these weights need.
 
     Raises:
         UserError: the file cannot be had or read, or a tensor is missing, left over or misshapen.
@@ -81,6 +87,12 @@ def transfer(
     tensors = read(path)
     fresh = flatten_variables(params, variables)
     naming = max(known.values(), key=lambda n: _overlap(n, fresh, tensors))
+    unmet = {k: v for k, v in naming.arguments.items() if args.get(k) not in (v, Part(v))}
+    for name, value in unmet.items():
+        warnings.warn(
+            f"{path.name} was trained with another network: give '{model}' {name}={value}",
+            stacklevel=2,
+        )
 
     def adapt(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
         if re.search(r"(^|/)logits/(kernel|bias)$", name) and array.shape[:-1] == shape[:-1]:
