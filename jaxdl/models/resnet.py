@@ -177,11 +177,12 @@ SHORTCUTS = {"projection": projection, "padding": padding, "none": no_shortcut}
 
 
 def resnet(
-    depths: tuple[int, ...],
+    variant: tuple[int, ...],
     block: type[nn.Module],
     num_classes: int,
     /,
     *,
+    depths: tuple[Count, ...] | None = None,
     stem: Literal["imagenet", "cifar"] = "imagenet",
     width: Count = 64,
     groups: Count = 1,
@@ -195,7 +196,10 @@ def resnet(
     drop_rate: Rate = 0.0,
     drop_path: Rate = 0.0,
 ) -> Classifier:
-    """A residual network of the ImageNet family; `stem='cifar'` fits it to small images."""
+    """A residual network of the ImageNet family; `stem='cifar'` fits it to small images.
+
+    `depths`, where given, are the blocks of each stage in place of the variant's.
+    """
     layers = Layers(conv, norm, activation)
     built = partial(
         block,
@@ -205,7 +209,7 @@ def resnet(
         group_width=group_width,
         attention=attention,
     )
-    backbone = ResNet(depths, built, width, stem, layers, pool, drop_path)
+    backbone = ResNet(depths or variant, built, width, stem, layers, pool, drop_path)
     return Classifier(backbone, Head(num_classes, drop_rate))
 
 
