@@ -43,14 +43,15 @@ def count(name: str) -> Size:
 
 
 @functools.cache
-def _kept() -> dict[str, Size]:
+def kept() -> dict[str, Size]:
+    """The table: name to size."""
     table = json.loads(TABLE.read_text()) if TABLE.is_file() else {}
     return {name: Size(p, m, tuple(shape)) for name, (p, m, shape) in table.items()}
 
 
 def size(name: str) -> Size:
     """From the table, or counted."""
-    return _kept().get(name) or count(name)
+    return kept().get(name) or count(name)
 
 
 def column(names: Iterable[str]) -> list[str]:
