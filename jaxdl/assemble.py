@@ -76,7 +76,7 @@ def assemble(config: Config) -> Plan:
     module = registry.bind("models", config.model)(train.num_classes)
     _check_fit(config, module, train)
     kernel_init = config.initializer and registry.bind("initializers", config.initializer)
-    model = Model(module, compute_dtype(config.precision), kernel_init)
+    model = Model(module, compute_dtype(config.precision), kernel_init, config.freeze_norms)
     objective = augmented(
         registry.bind("objectives", config.objective)(model),
         [registry.bind("augmentations", p) for p in config.augment],

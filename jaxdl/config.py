@@ -126,6 +126,7 @@ class Config:
     data: Data = Data()
     model: Part = part("cnn")
     initializer: Part | None = None  # draws every kernel, in place of the model's own
+    freeze_norms: bool = False  # batch norms keep their statistics: for fine-tuning
     init_from: str | None = None  # published weights to begin with: a file, a hub id, an address
     objective: Part = part("supervised")
     optimizer: Part = part("adamw", learning_rate=1e-3)

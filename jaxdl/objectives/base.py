@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdl import tree
+from jaxdl.nn.norm import BatchNorm, BatchRenorm
 from jaxdl.types import Array, Batch, Objective, PyTree
 
 Transform = Callable[[Array | None, Batch], Batch]
@@ -19,11 +20,13 @@ class Model(NamedTuple):
     The model's `reads` are the keys of a batch that it is called with, an image where it has none.
     The cast of parameters and input happens here and nowhere else. Outputs are float32.
     `kernel_init`, where it is given, draws every kernel in place of the layer's own initializer.
+    With `freeze_norms`, batch norms read their running statistics in training too, and keep them.
     """
 
     module: nn.Module
     dtype: jnp.dtype
     kernel_init: Callable[..., Array] | None = None
+    freeze_norms: bool = False
 
     def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
         """Fresh float32 (params, variables) for batches of this shape."""
@@ -37,18 +40,25 @@ class Model(NamedTuple):
             object.__setattr__(context.module, "kernel_init", self.kernel_init)
         return call(*args, **kwargs)
 
+    def _freeze(self, call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+        is_norm = isinstance(context.module, BatchNorm | BatchRenorm) and len(args) == 2
+        if self.freeze_norms and is_norm:
+            args = (args[0], False)
+        return call(*args, **kwargs)
+
     def train(
         self, params: PyTree, variables: PyTree, batch: Batch, key: Array
     ) -> tuple[dict[str, Array], PyTree]:
         """(outputs, new variables) of a training-mode forward pass."""
-        outputs, new = self.module.apply(
-            self._collections(params, variables),
-            *self._inputs(batch),
-            train=True,
-            rngs={"dropout": key},
-            mutable=list(variables),
-            method="outputs",
-        )
+        with nn.intercept_methods(self._freeze):
+            outputs, new = self.module.apply(
+                self._collections(params, variables),
+                *self._inputs(batch),
+                train=True,
+                rngs={"dropout": key},
+                mutable=list(variables),
+                method="outputs",
+            )
         return tree.cast(outputs, jnp.float32), dict(new)
 
     def predict(self, params: PyTree, variables: PyTree, batch: Batch) -> dict[str, Array]:
