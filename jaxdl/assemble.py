@@ -15,8 +15,6 @@ from jaxdl import registry
 from jaxdl.config import Config, Part, to_steps
 from jaxdl.data.pipeline import Split, open_split
 from jaxdl.errors import UserError, choices
-from jaxdl.models.transformer import LanguageModel
-from jaxdl.nn.head import Classifier, Segmenter
 from jaxdl.objectives.base import Model, augmented
 from jaxdl.optim.chain import chain
 from jaxdl.train.evaluate import Metric, ratio
@@ -27,9 +25,6 @@ from jaxdl.train.step import Step, make_step
 from jaxdl.types import Objective
 
 GIB = 2**30
-
-# What the logits of a model speak of, each; the first that fits.
-EACH = {Segmenter: "pixel", LanguageModel: "token", Classifier: "example"}
 
 
 class Plan(NamedTuple):
@@ -200,12 +195,13 @@ def _check_fit(config: Config, module: Any, train: Split) -> None:
     source, spec = config.data.source.name, train.element_spec
     for field in ("augment", "preprocess"):
         for part in getattr(config, field):
-            if "image" not in spec:
+            read = registry.find("augmentations", part.name).facts.get("reads", "image")
+            if read not in spec:
                 raise UserError(
-                    f"augmentation '{part.name}' reads 'image', and source '{source}' gives "
+                    f"augmentation '{part.name}' reads '{read}', and source '{source}' gives "
                     f"{_shapes(train)}: set config.{field} to []"
                 )
-    each = next((e for kind, e in EACH.items() if isinstance(module, kind)), None)
+    each = getattr(module, "each", None)
     for name in getattr(module, "reads", ("image",)):
         if name not in spec:
             raise UserError(

@@ -217,7 +217,7 @@ def _export(arguments: list[str]) -> int:
     )
     parser.add_argument("run", type=Path, help="a run directory")
     parser.add_argument("file", type=Path, help="what to write, NAME.safetensors")
-    parser.add_argument("--publisher", help="default: the first of --list weights '*/MODEL'")
+    parser.add_argument("--publisher", help="default: one whose network is the model's own")
     options = parser.parse_args(arguments)
     config = configs.load(_config_of(options.run))
     _prepare_jax()

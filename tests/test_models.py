@@ -78,7 +78,7 @@ def test_backbone_and_head_are_apart(name):
     logits = jax.eval_shape(
         lambda v, f: model.apply(v, f, method=lambda m, x: m.head(x)), shapes, features
     )
-    maps = image.shape[1:3] if "segmentation" in registry.find("models", name).facts else ()
+    maps = image.shape[1:3] if model.each == "pixel" else ()
     chex.assert_shape(logits, (2, *maps, 7))
 
 
@@ -94,9 +94,10 @@ def test_no_bias_stands_before_a_batch_norm(name):
 def goal_of(name, dtype):
     """The objective of the small form, and the axes of its labels behind the batch's."""
     size, args = BUILT[name]
-    is_map = "segmentation" in registry.find("models", name).facts
+    module = models.create(name, 5, **args)
+    is_map = module.each == "pixel"
     objective, axes = (segmentation, (size, size)) if is_map else (supervised, ())
-    return objective(Model(models.create(name, 5, **args), jnp.dtype(dtype))), axes
+    return objective(Model(module, jnp.dtype(dtype))), axes
 
 
 @cache

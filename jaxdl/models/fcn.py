@@ -118,4 +118,4 @@ def fcn(
 
 
 for name, skips in VARIANTS.items():
-    register("models", name, segmentation=True, num_classes=21)(partial(fcn, skips))
+    register("models", name, num_classes=21)(partial(fcn, skips))

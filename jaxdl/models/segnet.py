@@ -62,7 +62,7 @@ class SegNet(nn.Module):
         return x
 
 
-@register("models", image=(360, 480, 3), segmentation=True, num_classes=11)
+@register("models", image=(360, 480, 3), num_classes=11)
 def segnet(
     num_classes: int,
     /,

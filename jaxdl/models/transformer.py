@@ -153,6 +153,7 @@ class LanguageModel(nn.Module):
     backbone: nn.Module
     head: nn.Module | None = None
     reads: tuple[str, ...] = ("tokens",)
+    each = "token"
 
     def features(self, *inputs: Array, train: bool = False) -> Array:
         """What the head reads: (b, t, d)."""

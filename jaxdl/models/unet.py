@@ -89,7 +89,7 @@ class UNet(nn.Module):
         return x
 
 
-@register("models", image=(572, 572, 1), segmentation=True, num_classes=2)
+@register("models", image=(572, 572, 1), num_classes=2)
 def unet(
     num_classes: int,
     /,

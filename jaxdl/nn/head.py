@@ -46,12 +46,14 @@ class Classifier(nn.Module):
     """Backbone, then head; parameters are {'backbone', 'head'}.
 
     Transfer, freezing, few-shot learning and class activation maps all rest on this split.
-    `reads` names what is taken from a batch; every model says so.
+    Every model says what it `reads` from a batch, and what its logits speak of: `each` 'example',
+    'pixel' or 'token'.
     """
 
     backbone: nn.Module
     head: nn.Module
     reads = ("image",)
+    each = "example"
 
     def features(self, image: Array, train: bool = False) -> Array:
         """What the head reads: (b, h, w, c) -> (b, h', w', c') or (b, d)."""
@@ -73,6 +75,8 @@ class Segmenter(Classifier):
     joins. Rows and columns that a head gives beyond the image, below it and to its right, are cut
     off.
     """
+
+    each = "pixel"
 
     def outputs(self, image: Array, train: bool = False) -> dict[str, Array | tuple[Array, ...]]:
         """All that one forward pass gives: 'features' and 'logits'."""
