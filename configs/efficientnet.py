@@ -35,7 +35,7 @@ def digits() -> Config:
         preprocess=(part("normalize", mean=[0.305], std=[0.376]),),
         augment=(part("random_crop", padding=1),),
         duration="20 epochs",
-        ema_decay=0.99,
+        average=part("ema", decay=0.99),
         evaluation=Evaluation(every="2 epochs"),
         checkpoint=Checkpoint(every="5 epochs"),
     )
@@ -57,8 +57,8 @@ def paper(batch_size: int, **fields) -> Config:
         ),
         schedule=part("exponential", rate=0.97, every="2.4 epochs", warmup="5 epochs"),
         duration="350 epochs",
-        precision="bfloat16",
-        ema_decay=0.9999,
+        precision=part("bfloat16"),
+        average=part("ema", decay=0.9999),
         **fields,
     )
 

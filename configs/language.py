@@ -40,7 +40,7 @@ def bytewise(source: Part, **fields) -> Config:
     return Config(
         data=Data(source=source, batch_size=16, evaluation_batch_size=128),
         objective=part("language"),
-        gradient=Gradient(clip_norm=1.0),
+        gradient=Gradient(transforms=(part("clip_norm", limit=1.0),)),
         preprocess=(),
         evaluation=Evaluation(
             metrics=(part("bits_per_token"), part("perplexity"), part("next_token_accuracy")),

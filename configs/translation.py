@@ -25,7 +25,7 @@ def teacher_forced(**fields) -> Config:
     """What both have in common."""
     return Config(
         schedule=part("warmup_cosine", warmup="10%"),
-        gradient=Gradient(clip_norm=1.0),
+        gradient=Gradient(transforms=(part("clip_norm", limit=1.0),)),
         preprocess=(),
         evaluation=Evaluation(
             metrics=(part("next_token_accuracy"), part("perplexity")),

@@ -4,23 +4,28 @@ import functools
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import optax
 
 from jaxdl import registry
 from jaxdl.config import Config, Part, to_steps
 from jaxdl.data.pipeline import Split, open_split
 from jaxdl.errors import UserError, choices
-from jaxdl.objectives.base import Model, augmented
+from jaxdl.nn.drop import elementwise
+from jaxdl.objectives.base import Model, augmented, frozen
 from jaxdl.optim.chain import chain
-from jaxdl.train.evaluate import Metric, ratio
-from jaxdl.train.gradients import accumulate
-from jaxdl.train.precision import compute_dtype
+from jaxdl.optim.groups import grouped
+from jaxdl.train.evaluate import Metric, metric_of
+from jaxdl.train.precision import Precision
+from jaxdl.train.reestimate import Reestimate, make_reestimate
 from jaxdl.train.sharding import batch_sharding, make_mesh
+from jaxdl.train.state import Keeps, TrainState, abstract_state
 from jaxdl.train.step import Step, make_step
 from jaxdl.types import Objective
 
@@ -35,8 +40,12 @@ class Plan(NamedTuple):
     to_steps: Callable[[int | str], int]
     schedule: optax.Schedule
     objective: Objective
+    """With the way to predict that evaluation asks for."""
     tx: optax.GradientTransformationExtraArgs
-    step: Step
+    phases: tuple[tuple[int, Step], ...]
+    """Steps of training, and the number of the step from which each is used."""
+    keeps: Keeps
+    reestimate: Reestimate
     mesh: jax.sharding.Mesh
     metrics: dict[str, Metric]
     each: str
@@ -51,41 +60,100 @@ class Plan(NamedTuple):
             for k, s in self.splits["train"].element_spec.items()
         }
 
+    def abstract_state(self, seed: int) -> TrainState:
+        """Shapes, types and shardings of the run's state."""
+        return abstract_state(*self.first(seed))
 
-def assemble(config: Config) -> Plan:
-    """Check every name and argument of the config, open its data, build its parts."""
+    def first(self, seed: int) -> tuple[Any, ...]:
+        """What a first state is made of: the arguments of `init_state`."""
+        spec = self.batch_spec(1)
+        return self.objective, self.tx, jax.random.key(seed), spec, self.mesh, self.keeps
+
+
+def assemble(config: Config, splits: dict[str, Split] | None = None) -> Plan:
+    """Check every name and argument of the config, open its data, build its parts.
+
+    Args:
+        config: of the run.
+        splits: where its data is open already.
+    """
     for name in config.imports:
         import_user_module(name)
     check(config)
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
     _check_batch(config, mesh)
-    splits = open_splits(config)
-    train = splits["train"]
+    splits = splits or open_splits(config)
+    steps, in_steps = durations(config, len(splits["train"]))
+    module = registry.bind("models", config.model)(splits["train"].num_classes)
+    _check_fit(config, module, splits["train"])
 
-    sizes = {"examples": len(train), "batch_size": config.data.batch_size}
+    precision = registry.bind("precisions", config.precision, in_steps)()
+    model = _model(config, module, precision)
+    objective = _objective(config, model)
+    schedule = learning_rate(config, steps, in_steps)
+    element_spec = splits["train"].element_spec
+    tx = _optimizer(config, schedule, model, element_spec, in_steps)
+    average = config.average and registry.bind("averages", config.average, in_steps)()
+    taker = registry.bind("takers", config.gradient.taker)(config.gradient.accumulate)
+    step = functools.partial(
+        make_step,
+        tx=tx,
+        gradient=taker,
+        average=average,
+        loss_scale=precision.loss_scale,
+        skip_nonfinite=config.gradient.skip_nonfinite,
+    )
+    phases = [(precision.start, step(objective))]
+    if precision.start:
+        exact = model._replace(dtype=jnp.dtype(jnp.float32))
+        phases.insert(0, (0, step(_objective(config, exact))))
+    metrics = {_metric_name(p): _metric(p) for p in config.evaluation.metrics}
+    _check_monitor(config, splits, metrics)
+    for p in config.evaluation.predictors:
+        objective = registry.bind("predictors", p)(objective)
+    return Plan(
+        splits=splits,
+        steps=steps,
+        to_steps=in_steps,
+        schedule=schedule,
+        objective=objective,
+        tx=tx,
+        phases=tuple(phases),
+        keeps=Keeps(average is not None, precision.loss_scale, config.mesh.rules),
+        reestimate=make_reestimate(objective),
+        mesh=mesh,
+        metrics=metrics,
+        each=_each("objectives", config.objective),
+    )
+
+
+def durations(config: Config, examples: int) -> tuple[int, Callable[[int | str], int]]:
+    """Steps of the whole run, and what turns any of its durations into steps.
+
+    Args:
+        config: of the run.
+        examples: size of the training split.
+    """
+    sizes = {"examples": examples, "batch_size": config.data.batch_size}
     steps = to_steps(config.duration, **sizes)
     if steps < 1:
         raise UserError(f"config.duration '{config.duration}' is less than one step")
-    in_steps = functools.partial(to_steps, total=steps, **sizes)
+    return steps, functools.partial(to_steps, total=steps, **sizes)
 
-    module = registry.bind("models", config.model)(train.num_classes)
-    _check_fit(config, module, train)
-    kernel_init = config.initializer and registry.bind("initializers", config.initializer)
-    model = Model(module, compute_dtype(config.precision), kernel_init, config.freeze_norms)
-    objective = augmented(
-        registry.bind("objectives", config.objective)(model),
-        [registry.bind("augmentations", p) for p in config.augment],
-        [registry.bind("augmentations", p) for p in config.preprocess],
-    )
+
+def learning_rate(
+    config: Config, steps: int, in_steps: Callable[[int | str], int]
+) -> optax.Schedule:
+    """step -> learning rate: the optimizer's peak times the schedule."""
+    peak = _peak(config)
     factor = registry.bind("schedules", config.schedule, in_steps)(steps)
-    schedule, tx = _optimizer(config, factor, in_steps)
-    step = make_step(
-        objective, tx, accumulate(config.gradient.accumulate), ema_decay=config.ema_decay
-    )
-    metrics = {_metric_name(p): _metric(p) for p in config.evaluation.metrics}
-    _check_monitor(config, splits, metrics)
-    each = _each("objectives", config.objective)
-    return Plan(splits, steps, in_steps, schedule, objective, tx, step, mesh, metrics, each)
+    return lambda step: peak * factor(step)
+
+
+def _peak(config: Config) -> float:
+    entry = registry.find("optimizers", config.optimizer.name)
+    given = registry.bind("optimizers", config.optimizer).keywords
+    return given.get("learning_rate", entry.arguments()["learning_rate"].default)
 
 
 def check(config: Config) -> None:
@@ -93,20 +161,53 @@ def check(config: Config) -> None:
     one = [
         ("sources", config.data.source),
         ("models", config.model),
+        ("initializers", config.initializer),
+        ("dropouts", config.dropout),
         ("objectives", config.objective),
         ("optimizers", config.optimizer),
         ("schedules", config.schedule),
+        ("takers", config.gradient.taker),
+        ("precisions", config.precision),
+        ("averages", config.average),
     ]
-    if config.initializer:
-        one.append(("initializers", config.initializer))
     many = [
+        ("regularizers", config.regularizers),
         ("wrappers", config.wrappers),
+        ("gradients", config.gradient.transforms),
         ("augmentations", config.augment),
         ("augmentations", config.preprocess),
         ("metrics", config.evaluation.metrics),
+        ("predictors", config.evaluation.predictors),
     ]
     for kind, part in one + [(kind, part) for kind, parts in many for part in parts]:
-        registry.bind(kind, part)
+        if part is not None:
+            registry.bind(kind, part)
+
+
+def _model(config: Config, module: nn.Module, precision: Precision) -> Model:
+    return Model(
+        module,
+        precision.dtype,
+        kernel_init=config.initializer and registry.bind("initializers", config.initializer),
+        freeze_norms=config.freeze_norms,
+        dropout=registry.bind("dropouts", config.dropout) if config.dropout else elementwise,
+        remat=config.gradient.remat,
+        float32=precision.float32,
+    )
+
+
+def _objective(config: Config, model: Model) -> Objective:
+    """What is minimised: the model's objective, regularized, on augmented batches."""
+    objective = registry.bind("objectives", config.objective)(model)
+    for part in config.regularizers:
+        objective = registry.bind("regularizers", part)(objective)
+    if config.freeze is not None:
+        objective = frozen(objective, config.freeze)
+    return augmented(
+        objective,
+        [registry.bind("augmentations", p) for p in config.augment],
+        [registry.bind("augmentations", p) for p in config.preprocess],
+    )
 
 
 def import_user_module(name: str) -> None:
@@ -151,25 +252,33 @@ def _shapes(split: Split) -> str:
     return ", ".join(f"{k} {s.dtype}{list(s.shape)}" for k, s in split.element_spec.items())
 
 
-def _optimizer(config: Config, factor: optax.Schedule, in_steps: Callable[[int | str], int]):
-    builder = registry.bind("optimizers", config.optimizer, in_steps)
-    peak = builder.keywords.get("learning_rate", 1.0)
-
-    def schedule(step: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
-        return peak * factor(step)
-
-    tx = chain(
-        builder(learning_rate=schedule),
-        clip_norm=config.gradient.clip_norm,
-        clip_value=config.gradient.clip_value,
+def _optimizer(
+    config: Config,
+    schedule: optax.Schedule,
+    model: Model,
+    element_spec: Mapping[str, jax.ShapeDtypeStruct],
+    in_steps: Callable[[int | str], int],
+) -> optax.GradientTransformationExtraArgs:
+    order = ()
+    if config.layer_decay is not None:
+        batch = {k: jax.ShapeDtypeStruct((1, *s.shape), s.dtype) for k, s in element_spec.items()}
+        order = model.calls(batch)
+    optimizer = grouped(
+        registry.bind("optimizers", config.optimizer, in_steps)(learning_rate=schedule),
+        freeze=config.freeze,
+        rates=config.rates,
+        order=order,
+        layer_decay=config.layer_decay,
+    )
+    return chain(
+        optimizer,
+        transforms=[registry.bind("gradients", p, in_steps)() for p in config.gradient.transforms],
         wrappers=[registry.bind("wrappers", p, in_steps) for p in config.wrappers],
     )
-    return schedule, tx
 
 
 def _metric(part: Part) -> Metric:
-    facts = registry.find("metrics", part.name).facts
-    return Metric(registry.bind("metrics", part), facts.get("value", ratio))
+    return metric_of(registry.bind("metrics", part), registry.find("metrics", part.name).facts)
 
 
 def _metric_name(part: Part) -> str:
@@ -214,7 +323,7 @@ def _check_fit(config: Config, module: Any, train: Split) -> None:
         if each is not None and wanted != each:
             mates = [e.name for e in registry.entries(kind) if _each(kind, Part(e.name)) == each]
             raise UserError(
-                f"{kind.removesuffix('s')} '{part.name}' is of each {wanted}, and model "
+                f"{registry.singular(kind)} '{part.name}' is of each {wanted}, and model "
                 f"'{config.model.name}' speaks of each {each}: {choices(part.name, mates)}"
             )
     given = _label_of(train)

@@ -25,6 +25,8 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 Rate = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 NonNegative = Annotated[float, msgspec.Meta(ge=0)]
+Factor = Annotated[float, msgspec.Meta(gt=1)]
+Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 
 
 class Steps:
@@ -66,11 +68,14 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Gradient:
-    """How a gradient is obtained and bounded."""
+    """How a gradient is obtained, and what is done to it before the optimizer sees it."""
 
-    accumulate: Count = 1
-    clip_norm: Positive | None = None
-    clip_value: Positive | None = None
+    taker: Part = part("plain")
+    accumulate: Count = 1  # micro-batches that one batch is cut into
+    transforms: tuple[Part, ...] = ()  # clipping and the like, in order
+    remat: Literal["blocks", "products"] | None = None  # compute again instead of keeping
+    skip_nonfinite: bool = True  # a step whose gradient is not finite changes nothing
+    max_skipped: Count = 100  # such steps in a row that end the run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +95,10 @@ class Evaluation:
     metrics: tuple[Part, ...] = (part("accuracy"), part("cross_entropy"))
     monitor: str = "validation/accuracy"
     mode: Literal["max", "min"] = "max"
-    ema: bool = True  # evaluate the averaged weights where the run keeps them
+    average: bool = True  # evaluate the averaged weights where the run keeps them
+    norm_batches: Annotated[int, msgspec.Meta(ge=0)] = 0  # to find averaged weights' statistics by
+    predictors: tuple[Part, ...] = ()  # other ways to predict, around the plain one
+    gap: bool = False  # measure training examples too: as many, and as they are
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,18 +134,23 @@ class Config:
     data: Data = Data()
     model: Part = part("cnn")
     initializer: Part | None = None  # draws every kernel, in place of the model's own
+    dropout: Part | None = None  # what every dropout layer does, in place of its own
     freeze_norms: bool = False  # batch norms keep their statistics: for fine-tuning
     init_from: str | None = None  # published weights to begin with: a file, a hub id, an address
     objective: Part = part("supervised")
+    regularizers: tuple[Part, ...] = ()  # around the objective, the last one outermost
     optimizer: Part = part("adamw", learning_rate=1e-3)
     wrappers: tuple[Part, ...] = ()  # around the optimizer, the last one outermost
     schedule: Part = part("warmup_cosine")
+    freeze: str | None = None  # regular expression on paths of parameters that do not move
+    rates: dict[str, NonNegative] = dataclasses.field(default_factory=dict)  # path regex: factor
+    layer_decay: Share | None = None  # the rate of a layer, as a part of the next layer's
     gradient: Gradient = Gradient()
     preprocess: tuple[Part, ...] = (part("normalize"),)  # every batch, training and evaluation
     augment: tuple[Part, ...] = ()  # training batches only, before `preprocess`
     duration: Duration = "10 epochs"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    ema_decay: Rate | None = None
+    precision: Part = part("auto")
+    average: Part | None = None  # of the weights, kept beside them: "ema" or "swa"
     evaluation: Evaluation = Evaluation()
     early_stopping: EarlyStopping | None = None
     checkpoint: Checkpoint = Checkpoint()
@@ -187,18 +200,21 @@ def to_steps(
 def summary(config: Config) -> str:
     """The config in a few lines: every field that a reader would want, parts on one line each."""
 
+    def is_set(value: Any) -> bool:
+        return value not in (None, (), {}) and value is not False
+
     def said(value: Any) -> str:
         if isinstance(value, Part):
             return " ".join([value.name, *(f"{k}={said(v)}" for k, v in value.args.items())])
         if dataclasses.is_dataclass(value):
             fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-            return "  ".join(f"{k}={said(v)}" for k, v in fields.items() if v not in (None, ()))
+            return "  ".join(f"{k}={said(v)}" for k, v in fields.items() if is_set(v))
         if isinstance(value, list | tuple):
             return "(" + ", ".join(said(v) for v in value) + ")"
         return str(value)
 
     fields = [(f.name, getattr(config, f.name)) for f in dataclasses.fields(config)]
-    shown = [(name, value) for name, value in fields if value not in (None, ())]
+    shown = [(name, value) for name, value in fields if is_set(value)]
     return "\n".join(f"  {name:<15} {said(value)}" for name, value in shown)
 
 

@@ -6,15 +6,14 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from jaxdl import config as configs
 from jaxdl.errors import UserError, choices
 from jaxdl.override import override
-
-VERBS = ("train", "evaluate", "export", "report", "summary")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -30,7 +29,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog="What can be set: --config FILE --print-config shows every field, --list KIND NAME "
         "the arguments of a part. Other verbs: `jaxdl report RUN` writes RUN/report.html anew, "
         "`jaxdl summary MODEL` shows what layers cost, `jaxdl evaluate` measures weights, "
-        "`jaxdl export` gives them away.",
+        "`jaxdl export` gives them away. Before a run: `jaxdl plot-schedule`, `jaxdl find-lr`, "
+        "`jaxdl find-batch-size` and `jaxdl memory` take --config as training does.",
         allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="FILE[:ARGUMENT]", help="a .py or .json config file")
@@ -71,14 +71,11 @@ def _dispatch(arguments: list[str]) -> int:
         verb = arguments.pop(0)
         if verb not in VERBS:
             raise UserError(f"unknown verb '{verb}': {choices(verb, VERBS)}")
-        if verb == "report":
-            return _report(arguments)
-        if verb == "summary":
-            return _summary(arguments)
-        if verb == "evaluate":
-            return _evaluate(arguments)
-        if verb == "export":
-            return _export(arguments)
+        return VERBS[verb](arguments)
+    return _train_or_show(arguments)
+
+
+def _train_or_show(arguments: list[str]) -> int:
     overrides, rest = _overrides(arguments)
     options = _parser().parse_args(rest)
     if options.list:
@@ -278,6 +275,113 @@ def _count(said: str) -> int:
     if not said.isdecimal() or not int(said):
         raise argparse.ArgumentTypeError(f"expected a number from 1, got '{said}'")
     return int(said)
+
+
+def _before_a_run(
+    arguments: list[str], verb: str, description: str, **options: dict[str, Any]
+) -> tuple[argparse.Namespace, configs.Config]:
+    """Options and config of a verb that takes --config as training does."""
+    parser = _Parser(prog=f"jaxdl {verb}", description=description, allow_abbrev=False)
+    parser.add_argument("--config", metavar="FILE[:ARGUMENT]", required=True)
+    parser.add_argument("--import", dest="imports", action="append", default=[], metavar="MODULE")
+    for name, about in options.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", **about)
+    overrides, rest = _overrides(arguments)
+    parsed = parser.parse_args(rest)
+    config = override(configs.load(parsed.config), overrides)
+    return parsed, configs.add_imports(config, parsed.imports)
+
+
+def _plot_schedule(arguments: list[str]) -> int:
+    options, config = _before_a_run(
+        arguments,
+        "plot-schedule",
+        "Draw the learning rate of each step of a run.",
+        out={"type": Path, "default": Path("schedule.png"), "help": ".png, .svg or .pdf"},
+        examples={"type": _count, "metavar": "N", "help": "of an epoch; default: ask the data"},
+    )
+    from jaxdl.research.schedule_plot import plot
+
+    plot({options.config: config}, options.out, examples=options.examples)
+    print(options.out)
+    return 0
+
+
+def _find_lr(arguments: list[str]) -> int:
+    options, config = _before_a_run(
+        arguments,
+        "find-lr",
+        "Raise the learning rate step by step, and see where the loss falls and flies.",
+        low={"type": float, "default": 1e-6, "help": "first rate"},
+        high={"type": float, "default": 10.0, "help": "last rate"},
+        steps={"type": _count, "default": 100, "help": "of the test"},
+        out={"type": Path, "help": "draw the loss: .png, .svg or .pdf"},
+    )
+    _prepare_jax()
+    from jaxdl.research.lr_finder import find_learning_rate, plot
+
+    test = find_learning_rate(config, low=options.low, high=options.high, steps=options.steps)
+    if options.out:
+        plot(test, options.out)
+        print(options.out)
+    print(f"the loss falls fastest at {test.steepest:.2g}, and is least at {test.lowest:.2g}")
+    print(f"try --config.optimizer.learning_rate={min(test.steepest, test.lowest / 10):.2g}")
+    return 0
+
+
+def _find_batch_size(arguments: list[str]) -> int:
+    options, config = _before_a_run(
+        arguments,
+        "find-batch-size",
+        "Double the batch until a step does not fit into the memory of a device.",
+        share={"type": float, "default": 0.9, "help": "of the memory that a step may take"},
+        largest={"type": _count, "default": 65536, "help": "size that ends the search"},
+    )
+    _prepare_jax()
+    from jaxdl.memory import in_words
+    from jaxdl.research.batch_size import find_batch_size
+
+    best = None
+    for trial in find_batch_size(config, share=options.share, largest=options.largest):
+        memory = in_words(trial.bytes) if trial.bytes else "not compiled"
+        fits = trial.seconds is not None
+        speed = f"{trial.batch_size / trial.seconds:,.0f} examples/s" if fits else "does not fit"
+        print(f"batch {trial.batch_size:>6}  {memory:>12}  {speed}", flush=True)
+        best = trial.batch_size if fits else best
+    if best is None:
+        raise UserError("not even the smallest batch fits: see `jaxdl memory`")
+    print(f"the largest that fits: --config.data.batch_size={best}")
+    return 0
+
+
+def _memory(arguments: list[str]) -> int:
+    options, config = _before_a_run(
+        arguments,
+        "memory",
+        "Estimate, without compiling, what a step takes, and what would make it fit.",
+        limit={"type": float, "metavar": "GIB", "help": "of a device; default: what it has"},
+    )
+    if options.limit is not None and options.limit <= 0:
+        raise UserError(f"--limit is a positive number of GiB, not {options.limit}")
+    from jaxdl.assemble import GIB, assemble
+    from jaxdl.memory import advice, limit
+
+    available = int(options.limit * GIB) if options.limit else limit()
+    print(advice(config, assemble(config), available))
+    return 0
+
+
+VERBS: dict[str, Callable[[list[str]], int]] = {
+    "train": _train_or_show,
+    "evaluate": _evaluate,
+    "export": _export,
+    "report": _report,
+    "summary": _summary,
+    "plot-schedule": _plot_schedule,
+    "find-lr": _find_lr,
+    "find-batch-size": _find_batch_size,
+    "memory": _memory,
+}
 
 
 if __name__ == "__main__":

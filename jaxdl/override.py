@@ -1,5 +1,6 @@
 """Overrides from the shell: `--config.optimizer.learning_rate=3e-4` on a loaded config."""
 
+import ast
 import dataclasses
 import json
 from collections.abc import Iterable
@@ -14,7 +15,8 @@ def override(config: Config, assignments: Iterable[tuple[str, str]]) -> Config:
 
     A path goes through fields, through arguments of parts by their own names, and through
     positions of tuples. A bare name given to a part replaces it and forgets its arguments;
-    a list of names (or one) given to a tuple of parts replaces the tuple.
+    a list of names (or one) given to a tuple of parts replaces the tuple. A name may bring its
+    arguments: 'random_crop(padding=2), random_flip'.
     """
     tree = to_dict(config)
     for path, text in assignments:
@@ -79,14 +81,36 @@ def _is_part(value: Any) -> bool:
 
 
 def _literal(text: str, annotation: Any) -> Any:
-    """Read a value from the shell: JSON where it is JSON, else the text itself."""
-    if annotation is Part and not text.lstrip().startswith("{"):
-        return {"name": text, "args": {}}
-    if annotation == tuple[Part, ...] and not text.lstrip().startswith("["):
-        return [{"name": n.strip(), "args": {}} for n in text.split(",") if n.strip()]
+    """Read a value from the shell: JSON where it is JSON, else a part, or the text itself."""
     try:
         value = json.loads({"None": "null", "True": "true", "False": "false"}.get(text, text))
     except json.JSONDecodeError:
         value = text
+    if isinstance(value, str) and annotation == tuple[Part, ...]:
+        return _parts(value)
+    if isinstance(value, str) and dataclass_of(annotation) is Part:
+        return _parts(value)[0] if "(" in value else {"name": value, "args": {}}
     wants_text = annotation in (str, str | None)
     return text if wants_text and value is not None and not isinstance(value, str) else value
+
+
+def _parts(text: str) -> list[Any]:
+    """'random_crop(padding=2), random_flip' as a list of parts; words are strings."""
+    try:
+        expression = ast.parse(f"[{text.strip().removeprefix('[').removesuffix(']')}]", mode="eval")
+        return [
+            {"name": item.id, "args": {}} if isinstance(item, ast.Name) else _value(item)
+            for item in expression.body.elts
+        ]
+    except (SyntaxError, ValueError) as error:
+        raise UserError(f"'{text}' is no list of parts: write 'name, name(key=value)'") from error
+
+
+def _value(node: ast.AST) -> Any:
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
+        return {"name": node.func.id, "args": {k.arg: _value(k.value) for k in node.keywords}}
+    if isinstance(node, ast.List | ast.Tuple):
+        return [_value(item) for item in node.elts]
+    if isinstance(node, ast.Name):
+        return {"true": True, "false": False, "null": None}.get(node.id, node.id)
+    return ast.literal_eval(node)

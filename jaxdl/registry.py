@@ -31,16 +31,32 @@ ROOMS = {
     "poolings": "jaxdl.nn",
     "attentions": "jaxdl.nn",
     "initializers": "jaxdl.nn",
+    "dropouts": "jaxdl.nn",
     "objectives": "jaxdl.objectives",
+    "regularizers": "jaxdl.objectives",
+    "predictors": "jaxdl.objectives",
     "losses": "jaxdl.losses",
+    "map_losses": "jaxdl.losses",
+    "embedding_losses": "jaxdl.losses",
     "metrics": "jaxdl.metrics",
     "augmentations": "jaxdl.augment",
     "optimizers": "jaxdl.optim",
     "wrappers": "jaxdl.optim",
+    "gradients": "jaxdl.optim",
     "schedules": "jaxdl.optim",
+    "averages": "jaxdl.optim",
+    "takers": "jaxdl.train",
+    "precisions": "jaxdl.train",
     "sources": "jaxdl.data",
     "weights": "jaxdl.hub.names",
 }
+
+
+def singular(kind: str) -> str:
+    """One of a kind, in words: 'losses' -> 'loss', 'map_losses' -> 'map loss'."""
+    stem = kind.removesuffix("es") if kind.endswith("sses") else kind.removesuffix("s")
+    return stem.replace("_", " ")
+
 
 _entries: dict[str, dict[str, "Entry"]] = {kind: {} for kind in ROOMS}
 
@@ -133,7 +149,7 @@ def find(kind: str, name: str) -> Entry:
         return known[name]
     elsewhere = [k for k in ROOMS if name in {e.name for e in entries(k)}]
     hint = f"it is one of the {elsewhere[0]}" if elsewhere else choices(name, known)
-    raise UserError(f"unknown {kind.removesuffix('s')} '{name}': {hint}")
+    raise UserError(f"unknown {singular(kind)} '{name}': {hint}")
 
 
 def bind(
@@ -148,7 +164,7 @@ def bind(
     """
     entry = find(kind, part.name)
     parameters = entry.arguments()
-    where = f"{kind.removesuffix('s')} '{part.name}'"
+    where = f"{singular(kind)} '{part.name}'"
     for key in part.args:
         if key not in parameters:
             raise UserError(f"{where} takes no argument '{key}': {choices(key, parameters)}")

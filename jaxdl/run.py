@@ -1,7 +1,6 @@
 """The story of a run: assemble, fit, report."""
 
 import contextlib
-import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,24 +9,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdl import tree
-from jaxdl.assemble import GIB, Plan, assemble
-from jaxdl.config import Config, Part, summary
-from jaxdl.data.pipeline import evaluation_batches, train_batches
-from jaxdl.data.prefetch import Batches
+from jaxdl import registry, tree
+from jaxdl.assemble import Plan, assemble
+from jaxdl.config import Config, summary
 from jaxdl.errors import UserError
-from jaxdl.hub.load import transfer
+from jaxdl.memory import advice, limit
 from jaxdl.report import write_report
-from jaxdl.train import rundir, stopping
-from jaxdl.train.checkpoint import Checkpoints, Restored
-from jaxdl.train.evaluate import make_evaluate, make_predict, predict_maps
+from jaxdl.session import Session
+from jaxdl.train import rundir
+from jaxdl.train.evaluate import make_predict, predict_maps
 from jaxdl.train.hooks import TrainLog
-from jaxdl.train.journal import Journal
-from jaxdl.train.loop import Hook, every, fit, run_hooks
-from jaxdl.train.precision import compute_dtype
-from jaxdl.train.sharding import batch_sharding
+from jaxdl.train.loop import Hook, every, fit, in_turn, run_hooks
 from jaxdl.train.signals import Interrupted, stop_signals
-from jaxdl.train.state import TrainState, abstract_state, init_state, with_weights
+from jaxdl.train.state import TrainState
 from jaxdl.train.step import Step, compile_step
 
 MAPS_KEPT = 12  # examples whose predicted label maps are kept to be looked at
@@ -58,148 +52,16 @@ def run(config: Config, workdir: Path) -> dict[str, float]:
         except Interrupted as stop:
             manifest.update(status=str(stop))
             raise
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            manifest.update(status="out of memory")
+            raise UserError(f"out of memory: {advice(config, plan, limit())}") from error
         manifest.update(seconds=time.perf_counter() - clock, **outcome)
         if session.leads:
             report = write_report(workdir)
             print(f"run directory  {workdir}\nreport         {report}  (open it in a browser)")
     return {k: v for line in session.journal.lines for k, v in line.items() if "/" in k}
-
-
-@dataclasses.dataclass
-class Session:
-    """A plan at work in a run directory."""
-
-    config: Config
-    plan: Plan
-    workdir: Path
-
-    def __post_init__(self) -> None:
-        keep, mode = self.config.checkpoint, self.config.evaluation.mode
-        self.leads = jax.process_index() == 0
-        self.checkpoints = Checkpoints(
-            self.workdir / "checkpoints",
-            keep_latest=keep.keep_latest,
-            keep_best=keep.keep_best,
-            mode=mode,
-        )
-        self._evaluate = make_evaluate(self.plan.objective, self.plan.metrics, self.plan.mesh)
-
-    def __enter__(self) -> "Session":
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.checkpoints.close()
-        if hasattr(self, "journal"):
-            self.journal.close()
-
-    def start(self) -> Restored:
-        """The newest sound checkpoint, or else a fresh state; opens the journal at its step."""
-        restored = restored_state(self.config, self.plan, self.checkpoints)
-        restored = restored or Restored(first_state(self.config, self.plan), {})
-        self.journal = Journal(
-            self.workdir,
-            step=int(restored.state.step),
-            tensorboard=self.config.log.tensorboard,
-            writes=self.leads,
-        )
-        return restored
-
-    def batches(self, start: int) -> Batches:
-        """Training batches from step `start` to the end of the run."""
-        plan, data = self.plan, self.config.data
-        return train_batches(
-            plan.splits["train"],
-            batch_size=data.batch_size,
-            seed=self.config.seed,
-            start=start,
-            stop=plan.steps,
-            sharding=batch_sharding(plan.mesh),
-            prefetch=data.prefetch,
-            threads=data.threads,
-            device_memory=int(data.device_memory * GIB),
-        )
-
-    def evaluate(self, state: TrainState, role: str) -> dict[str, float]:
-        """Measure a split, write it to the journal: 'role/metric' to value."""
-        weights = state.weights(self.config.evaluation.ema)
-        found = self._evaluate(*weights, self.whole(role))
-        values = {f"{role}/{k}": float(v) for k, v in found.items() if np.ndim(v) == 0}
-        self.journal.write(int(state.step), values)
-        return values
-
-    def whole(self, role: str) -> Batches:
-        """A split's batches for evaluation."""
-        return whole_split(self.config, self.plan, role)
-
-    def history(self) -> list[tuple[int, float]]:
-        """(step, value) of the monitored metric."""
-        return self.journal.series(self.config.evaluation.monitor)
-
-    def has_stopped(self) -> bool:
-        """Whether early stopping has had enough."""
-        early, values = self.config.early_stopping, [v for _, v in self.history()]
-        return early is not None and stopping.should_stop(
-            values,
-            patience=early.patience,
-            min_delta=early.min_delta,
-            mode=self.config.evaluation.mode,
-        )
-
-    def has_improved(self) -> bool:
-        """Whether the last evaluation is the best so far."""
-        values = [v for _, v in self.history()]
-        best = stopping.best(values, self.config.evaluation.mode)
-        return best is not None and best == len(values) - 1
-
-    def best(self, state: TrainState) -> TrainState:
-        """The best weights that were kept where early stopping asks for them, else the last."""
-        early = self.config.early_stopping
-        kept = set(self.checkpoints.steps())
-        history = [(s, v) for s, v in self.history() if s in kept]
-        position = stopping.best([v for _, v in history], self.config.evaluation.mode)
-        if position is None or not (early and early.restore_best):
-            return state
-        return self.checkpoints.restore(history[position][0], _abstract(state)).state
-
-
-def whole_split(config: Config, plan: Plan, role: str) -> Batches:
-    """A split's batches for evaluation, whole rows on every device, padding masked."""
-    mesh, data = plan.mesh, config.data
-    return evaluation_batches(
-        plan.splits[role],
-        batch_size=-(-data.evaluation_batch_size // mesh.size) * mesh.size,
-        sharding=batch_sharding(mesh),
-        prefetch=data.prefetch,
-        threads=data.threads,
-    )
-
-
-def first_state(config: Config, plan: Plan) -> TrainState:
-    """The state before the first step: fresh, or with the published weights of `init_from`."""
-    state = init_state(*_state_of(config, plan), **_state_options(config))
-    return begin_with(config.init_from, config.model, plan, state) if config.init_from else state
-
-
-def restored_state(config: Config, plan: Plan, checkpoints: Checkpoints) -> Restored | None:
-    """The newest sound checkpoint, or None where there is none yet."""
-    like = abstract_state(*_state_of(config, plan), **_state_options(config))
-    return checkpoints.restore_newest(like)
-
-
-def _state_of(config: Config, plan: Plan) -> tuple[Any, ...]:
-    return plan.objective, plan.tx, jax.random.key(config.seed), plan.batch_spec(1), plan.mesh
-
-
-def _state_options(config: Config) -> dict[str, Any]:
-    return {"ema": config.ema_decay is not None, "rules": config.mesh.rules}
-
-
-def begin_with(source: str, model: Part, plan: Plan, state: TrainState) -> TrainState:
-    """A first state that holds published weights of a registered model; see `hub.transfer`."""
-    if not {"backbone", "head"} <= set(state.params):
-        raise UserError("config.init_from fills one model, and this objective trains several")
-    params, variables = transfer(source, model.name, state.params, state.variables, args=model.args)
-    return with_weights(state, plan.tx, params, variables)
 
 
 def train(
@@ -223,13 +85,17 @@ def train(
         hooks, save = _hooks(session, log)
         t = begun
         steps = fit(state, step, batches)
-        for state, metrics in steps:
-            t += 1
-            if run_hooks(hooks, t, state, metrics):
-                outcome["status"] = f"stopped early at step {t}"
-                break
-            if caught:
-                break
+        try:
+            for state, metrics in steps:
+                t += 1
+                if run_hooks(hooks, t, state, metrics):
+                    outcome["status"] = f"stopped early at step {t}"
+                    break
+                if caught:
+                    break
+        except UserError:
+            save(t, state)
+            raise
         save(t, state)
         log.close()
         if caught and t < plan.steps:
@@ -266,13 +132,19 @@ def _hooks(session: Session, log: TrainLog) -> tuple[list[Hook], Callable[[int, 
 
 
 def _compiled(session: Session, state: TrainState) -> tuple[Step, float]:
-    clock = time.perf_counter()
+    clock, begun = time.perf_counter(), int(state.step)
     spec = session.plan.batch_spec(session.config.data.batch_size)
-    step = compile_step(session.plan.step, state).lower(state, spec).compile()
+    starts = [start for start, _ in session.plan.phases]
+    ends = [*starts[1:], session.plan.steps]
+    phases = [
+        (start, compile_step(step, state).lower(state, spec).compile())
+        for (start, step), end in zip(session.plan.phases, ends, strict=True)
+        if end > begun
+    ]
     seconds = time.perf_counter() - clock
     if session.leads:
         print(f"compiled the step in {seconds:.1f} s", flush=True)
-    return step, seconds
+    return in_turn(phases, begun), seconds
 
 
 def _train_log(
@@ -290,12 +162,13 @@ def _train_log(
         waited=waited,
         window=extra.get("window"),
         shows=session.leads,
+        max_skipped=config.gradient.max_skipped,
     )
 
 
 def conclude(session: Session, state: TrainState) -> None:
     """Measure the final weights on the test split (else validation) and keep its predictions."""
-    plan, config = session.plan, session.config
+    plan = session.plan
     role = next((r for r in ("test", "validation") if r in plan.splits), None)
     if role is None:
         return
@@ -304,7 +177,7 @@ def conclude(session: Session, state: TrainState) -> None:
         values = session.evaluate(state, role)
         if session.leads:
             print("final  " + "  ".join(f"{k} {v:.4f}" for k, v in values.items()), flush=True)
-    weights = state.weights(config.evaluation.ema)
+    weights = session.weights(state)
     if plan.each == "example":
         predictions = make_predict(plan.objective, plan.mesh)(*weights, session.whole(role))
         if session.leads:
@@ -317,16 +190,10 @@ def conclude(session: Session, state: TrainState) -> None:
             np.savez_compressed(file, **maps, index=index, split=role)
 
 
-def _abstract(state: TrainState) -> TrainState:
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
-    )
-
-
 def _facts(plan: Plan, config: Config) -> dict[str, Any]:
     train_split = plan.splits["train"]
     return {
-        "precision": str(compute_dtype(config.precision)),
+        "precision": str(registry.bind("precisions", config.precision, plan.to_steps)().dtype),
         "seed": config.seed,
         "mesh": dict(plan.mesh.shape),
         "steps": plan.steps,

@@ -9,6 +9,8 @@ A batch is a dict of arrays that share their first axis:
     tokens  (b, t)        int32, 0 for padding
     source  (b, s)        int32, 0 for padding: what tokens translate
     mask    (b,)          float32, 1 for an example and 0 for padding; absent means all are examples
+    mixed_label, share (b,)  int32, float32 in [0, 1]: of a mixture of two examples, the other one's
+                          label, and the share that the first one's `label` has in it
 """
 
 from collections.abc import Callable, Mapping
@@ -18,6 +20,8 @@ import jax
 
 PADDING = 0
 """The token that fills sequences up to one length."""
+END = 3
+"""The token that ends a sequence, in sources whose sequences end."""
 VOID = 255
 """The label of a pixel that has no class: what objectives and metrics ignore."""
 
@@ -36,6 +40,8 @@ class Aux(NamedTuple):
     metrics: Metrics
     outputs: dict[str, Array]
     """Logits and features, so that a combinator never pays for a second forward pass."""
+    terms: dict[str, Array] = {}
+    """The scalars that the loss is the sum of, by name, where it has several."""
 
 
 class Objective(NamedTuple):
@@ -45,8 +51,9 @@ class Objective(NamedTuple):
     """(key, batch) -> (params, variables)"""
     loss: Callable[[PyTree, PyTree, Batch, Array], tuple[Array, Aux]]
     """(params, variables, batch, key) -> (float32 scalar, Aux), in training mode"""
-    predict: Callable[[PyTree, PyTree, Batch], dict[str, Array]]
-    """(params, variables, batch) -> outputs, in inference mode"""
+    predict: Callable[..., dict[str, Array]]
+    """(params, variables, batch, key=None) -> outputs, in inference mode; with a key, what drops
+    at random in training drops here too, while norms still read their running statistics"""
 
 
 def mask_of(batch: Batch) -> Array:

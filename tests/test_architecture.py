@@ -12,7 +12,7 @@ ROWS = [
     ["nn", "losses", "metrics", "augment"],
     ["models", "optim"],
     ["objectives", "data", "train", "hub", "report"],
-    ["assemble", "run"],
+    ["assemble", "memory", "session", "run"],
     ["research"],
     ["main"],
 ]

@@ -12,9 +12,10 @@ from test_train import Dropped, batches, goal_of, mesh_of
 from jaxdl import tree
 from jaxdl.errors import UserError
 from jaxdl.nn.head import Classifier, Head
+from jaxdl.optim.averages import ema
 from jaxdl.train.checkpoint import Checkpoints, digests
 from jaxdl.train.sharding import batch_sharding
-from jaxdl.train.state import abstract_state, init_state
+from jaxdl.train.state import Keeps, abstract_state, init_state
 from jaxdl.train.step import compile_step, make_step
 
 SPEC = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in next(batches(1)).items()}
@@ -23,15 +24,15 @@ KEY = jax.random.key(0)
 
 
 def trained(mesh, steps=2):
-    state = init_state(GOAL, TX, KEY, SPEC, mesh, ema=True)
-    step = compile_step(make_step(GOAL, TX, ema_decay=0.9), state)
+    state = init_state(GOAL, TX, KEY, SPEC, mesh, Keeps(average=True))
+    step = compile_step(make_step(GOAL, TX, average=ema(decay=0.9)), state)
     for batch in batches(steps):
         state, _ = step(state, jax.device_put(batch, batch_sharding(mesh)))
     return state
 
 
 def like(mesh):
-    return abstract_state(GOAL, TX, KEY, SPEC, mesh, ema=True)
+    return abstract_state(GOAL, TX, KEY, SPEC, mesh, Keeps(average=True))
 
 
 def raw(x):
@@ -61,7 +62,7 @@ def test_what_is_saved_may_be_donated_at_once(tmp_path):
     # The step after an asynchronous save overwrites the buffers it is writing from.
     mesh = mesh_of(1)
     state = trained(mesh)
-    step = compile_step(make_step(GOAL, TX, ema_decay=0.9), state)
+    step = compile_step(make_step(GOAL, TX, average=ema(decay=0.9)), state)
     expected = jax.tree.map(lambda x: raw(x).copy(), state)
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(2, state, None, {})

@@ -16,7 +16,8 @@ from jaxdl.main import main
 
 TINY = [
     "--config", "configs/cnn.py", "--config.model.widths=[8]", "--config.model.drop_rate=0.1",
-    "--config.ema_decay=0.9", "--config.gradient.accumulate=2", "--config.duration=100 steps",
+    "--config.average=ema(decay=0.9)", "--config.gradient.accumulate=2",
+    "--config.duration=100 steps",
     "--config.log.every=1", "--config.checkpoint.every=7", "--config.log.tensorboard=false",
     "--config.evaluation.every=30",
 ]  # fmt: skip

@@ -1,29 +1,37 @@
 """Evaluation: every example once, whatever the batch and the devices; scikit-learn's figures."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, Mesh
 from sklearn import metrics as sk
-from test_train import mesh_of
 
 from jaxdl import registry
 from jaxdl.config import part
 from jaxdl.data.arrays import from_arrays
 from jaxdl.data.pipeline import evaluation_batches, open_split
-from jaxdl.train.evaluate import Metric, make_evaluate, make_predict, ratio
-from jaxdl.train.sharding import batch_sharding
-from jaxdl.types import Objective
+from jaxdl.train.evaluate import Metric, make_evaluate, make_predict, metric_of, ratio
+from jaxdl.train.sharding import AXES, batch_sharding
+from jaxdl.types import VOID, Objective
 
 CLASSES = 7
-# Those that read a label an example, and not tokens or maps.
-OF_LABELS = [e for e in registry.entries("metrics") if "each" not in e.facts]
+ENTRIES = registry.entries("metrics")
+# Those that read a label an example, and not tokens or maps, and that add up.
+OF_LABELS = [e for e in ENTRIES if not {"each", "merge"} & e.facts.keys()]
 PARTS = {
     "accuracy": part("accuracy"),
     "top_3": part("top_k", k=3),
     "cross_entropy": part("cross_entropy"),
     "confusion": part("confusion"),
 }
+
+
+def mesh_of(n):
+    devices = np.asarray(jax.devices()[:n]).reshape(n, 1)
+    return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * 2)
 
 
 def task(n):
@@ -85,20 +93,86 @@ def test_padding_counts_for_nothing_even_where_it_is_nan(entry):
     batch = {"label": jnp.concatenate([label, label[:2]]), "mask": mask}
     total_2, count_2 = metric({"logits": padded}, batch)
     np.testing.assert_allclose(total_2, total, rtol=1e-6)
-    assert count == count_2 == 6
+    np.testing.assert_array_equal(count, count_2)
+    assert np.sum(count) == 6
 
 
-def test_merging_is_addition():
-    logits = jax.random.normal(jax.random.key(0), (10, CLASSES))
-    label = jnp.arange(10) % CLASSES
+def of_kind(each, n):
+    """A split for the metrics of one kind: what a network gave, and what is true."""
+    rng = np.random.default_rng(n)
+    of_class = lambda *shape: rng.integers(0, CLASSES, shape).astype(np.int32)
+    logits = lambda *shape: rng.normal(size=(*shape, CLASSES)).astype(np.float32)
+    if each == "pixel":
+        label = of_class(n, 3, 4)
+        label[rng.random(label.shape) < 0.2] = VOID
+        return {"logits": logits(n, 3, 4), "label": label}
+    if each == "token":
+        return {"logits": logits(n, 9), "tokens": of_class(n, 9), "generated": of_class(n, 9)}
+    return {"logits": logits(n), "label": of_class(n)}
+
+
+def at_random(split, size, seed):
+    """The examples in batches with gaps anywhere, which hold NaN and other labels."""
+    rng = np.random.default_rng(seed)
+    left = list(rng.permutation(len(split["logits"])))
+    while left:
+        mask = rng.random(size) < rng.random()
+        mask &= np.cumsum(mask) <= len(left)
+        picked = [left.pop() for _ in range(mask.sum())]
+        batch = {"mask": mask.astype(np.float32)}
+        for name, array in split.items():
+            is_float = array.dtype.kind == "f"
+            filling = np.full if is_float else lambda *args: rng.integers(1, CLASSES, args[0])
+            batch[name] = filling((size, *array.shape[1:]), np.nan).astype(array.dtype)
+            batch[name][mask] = array[picked]
+        yield batch
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("each", ["example", "pixel", "token"])
+def test_any_batches_and_any_padding_give_one_value(each, devices):
+    split, mesh = of_kind(each, 29), mesh_of(devices)
+    entries = [e for e in ENTRIES if e.facts.get("each", "example") == each]
+    metrics = {e.name: metric_of(registry.bind("metrics", part(e.name)), e.facts) for e in entries}
+    as_they_are = GOAL._replace(predict=lambda params, variables, batch: dict(batch))
+    evaluate = make_evaluate(as_they_are, metrics, mesh)
+    place = lambda batch: jax.device_put(batch, batch_sharding(mesh))
+
+    whole = jax.jit(lambda s: {name: metric.sums(s, s) for name, metric in metrics.items()})(split)
+    for seed in range(3):
+        found = evaluate((), {}, map(place, at_random(split, 8, seed)))
+        assert list(found) == [e.name for e in entries]
+        for name, metric in metrics.items():
+            parts = jax.tree.map(np.asarray, whole[name])
+            is_dict = metric.merge == "concat"
+            expected = metric.value(parts) if is_dict else metric.value(*map(np.float64, parts))
+            np.testing.assert_allclose(found[name], expected, rtol=1e-6, err_msg=name)
+
+
+def test_without_any_example_there_is_no_value():
+    metrics = {name: Metric(registry.bind("metrics", p)) for name, p in PARTS.items()}
+    found = make_evaluate(GOAL, metrics, mesh_of(1))(jnp.ones(()), {}, [])
+    assert list(found) == list(PARTS) and np.isnan(list(found.values())).all()
     for entry in OF_LABELS:
-        metric = registry.bind("metrics", part(entry.name))
-        parts = [
-            metric({"logits": logits[s]}, {"label": label[s]}) for s in (slice(3), slice(3, 10))
-        ]
-        whole = metric({"logits": logits}, {"label": label})
-        for merged, value in zip(map(sum, zip(*parts, strict=True)), whole, strict=True):
-            np.testing.assert_allclose(merged, value, rtol=1e-5)
+        value = metric_of(registry.bind("metrics", part(entry.name)), entry.facts).value
+        nothing = np.zeros((CLASSES, CLASSES)) if entry.facts else np.zeros(())
+        assert np.isnan(value(nothing, np.zeros(CLASSES))).all(), entry.name
+
+
+def test_arguments_that_the_value_takes_reach_it():
+    matrix = np.array([[3.0, 1.0], [0.0, 4.0]])
+    for average, expected in [("macro", (1 + 4 / 5) / 2), ("micro", 7 / 8)]:
+        bound = registry.bind("metrics", part("precision", average=average))
+        metric = metric_of(bound, registry.find("metrics", "precision").facts)
+        assert metric.value(matrix, np.float64(8)) == expected
+
+
+@pytest.mark.parametrize("entry", [e for e in ENTRIES if "value" in e.facts], ids=lambda e: e.name)
+def test_a_metric_and_its_value_agree_on_defaults(entry):
+    defaults = {n: p.default for n, p in entry.arguments().items()}
+    for name, parameter in inspect.signature(entry.facts["value"]).parameters.items():
+        if parameter.default is not parameter.empty:
+            assert parameter.default == defaults[name]
 
 
 def test_top_k_with_more_than_there_are_classes_is_one():

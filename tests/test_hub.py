@@ -27,7 +27,8 @@ from jaxdl.hub.fetch import fetch
 from jaxdl.hub.load import save, transfer
 from jaxdl.main import main
 from jaxdl.research.finished import evaluate
-from jaxdl.run import first_state, run
+from jaxdl.run import run
+from jaxdl.session import first_state
 
 sys.path.append(str(ROOT / "tests" / "references"))
 from fill import tensor  # noqa: E402
@@ -314,7 +315,7 @@ def tiny(**more):
 
 
 def test_a_run_exported_is_where_another_begins(tmp_path, capsys):
-    config = tiny(ema_decay=0.5)
+    config = tiny(average=part("ema", decay=0.5))
     run(config, tmp_path / "a")
     file = tmp_path / "a.safetensors"
     assert main(["export", str(tmp_path / "a"), str(file)]) == 0
@@ -323,13 +324,13 @@ def test_a_run_exported_is_where_another_begins(tmp_path, capsys):
     assert main(["evaluate", str(tmp_path / "a"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == pytest.approx(begun, rel=1e-6)
 
-    config = tiny(init_from=str(file), ema_decay=0.5, wrappers=(part("sam"),))
+    config = tiny(init_from=str(file), average=part("ema", decay=0.5), wrappers=(part("sam"),))
     plan = assemble(config)
     state = first_state(config, plan)
     other = first_state(dataclasses.replace(config, init_from=None), plan)
     chex.assert_trees_all_equal_shapes_and_dtypes(state, other)
-    chex.assert_trees_all_equal(state.ema["params"], state.params)
-    leaves = jax.tree.leaves((state.ema, state.params))
+    chex.assert_trees_all_equal(state.average["params"], state.params)
+    leaves = jax.tree.leaves((state.average, state.params))
     pointers = [x.addressable_data(0).unsafe_buffer_pointer() for x in leaves]
     assert len(set(pointers)) == len(pointers)  # the step donates each of them
 

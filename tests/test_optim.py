@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from trajectories import SHAPES, by_hand, falling, trajectory, wave, waves
 
 from jaxdl import registry, tree
 from jaxdl.config import part
@@ -18,49 +19,20 @@ from jaxdl.optim.adagrad import adagrad
 from jaxdl.optim.adam import adam
 from jaxdl.optim.adamw import adamw
 from jaxdl.optim.arguments import DECAYED, decayed
+from jaxdl.optim.lamb import lamb
+from jaxdl.optim.lars import lars
 from jaxdl.optim.lion import lion
+from jaxdl.optim.muon import muon
+from jaxdl.optim.nadam import nadam
+from jaxdl.optim.prodigy import prodigy
+from jaxdl.optim.radam import radam
 from jaxdl.optim.rmsprop import rmsprop
 from jaxdl.optim.sam import sam
+from jaxdl.optim.schedule_free import schedule_free_adamw, schedule_free_sgd
 from jaxdl.optim.sgd import sgd
-
-SHAPES = {"conv/bias": (6,), "conv/kernel": (3, 3, 4, 6), "dense/kernel": (5, 3)}
-SHAPES["wide/kernel"] = (130, 140)
-
-
-def wave(shape, phase):
-    """Numbers in [-1, 1] that need no generator; the same in references/make_optim_torch.py."""
-    return np.sin(np.arange(np.prod(shape)) ** 1.5 + phase).reshape(shape).astype(np.float32)
-
-
-def waves(phase):
-    nested = {}
-    for name, shape in SHAPES.items():
-        layer, leaf = name.split("/")
-        nested.setdefault(layer, {})[leaf] = jnp.asarray(wave(shape, phase))
-    return nested
-
-
-def trajectory(tx, steps=10):
-    """Parameters by name after each step on gradients that are waves."""
-    params = waves(7.0)
-    state = tx.init(params)
-
-    @jax.jit
-    def update(params, state, gradient):
-        updates, state = tx.update(gradient, state, params)
-        return optax.apply_updates(params, updates), state
-
-    for step in range(steps):
-        params, state = update(params, state, waves(0.5 * step))
-        yield {name: np.asarray(leaf, np.float64) for name, leaf in tree.flatten(params).items()}
-
+from jaxdl.optim.soap import soap
 
 # Against PyTorch
-
-
-def falling(peak):
-    return lambda step: peak * (1 - step / 20)
-
 
 TORCH = {
     "sgd": sgd(falling(0.1), momentum=0),
@@ -73,6 +45,14 @@ TORCH = {
     "adagrad": adagrad(falling(0.1), weight_decay=0.1),
     "adagrad_eps": adagrad(falling(0.1), eps=0.1),
     "adafactor": adafactor(falling(0.05), min_dim_size_to_factor=2, weight_decay=0.5),
+    "nadam": nadam(falling(0.01), weight_decay=0.1),
+    "nadam_psi": nadam(falling(0.01), b1=0.8, b2=0.95, momentum_decay=0.5),
+    "radam": radam(falling(0.01), weight_decay=0.1),
+    "radam_b2": radam(falling(0.01), b1=0.8, b2=0.9, eps=1e-3),
+    "muon": muon(falling(0.02), weight_decay=0.5),
+    "muon_match_rms_adamw": muon(
+        falling(0.01), momentum=0.8, scale="match_rms_adamw", weight_decay=0.1
+    ),
 }
 REFERENCE = json.loads((Path(__file__).parent / "references" / "optim_torch.json").read_text())
 
@@ -93,17 +73,6 @@ def test_equals_torch(case):
 
 
 # Against formulas by hand
-
-
-def by_hand(rule, steps=10):
-    """The same trajectory in float64; `rule(name, w, g, memory, step)` gives the next w."""
-    params = {name: wave(shape, 7.0).astype(np.float64) for name, shape in SHAPES.items()}
-    memory = {name: {} for name in SHAPES}
-    for step in range(steps):
-        for name, shape in SHAPES.items():
-            g = wave(shape, 0.5 * step).astype(np.float64)
-            params[name] = rule(name, params[name], g, memory[name], step)
-        yield dict(params)
 
 
 def lion_rule(name, w, g, memory, step):
@@ -171,7 +140,11 @@ def test_default_mask_spares_biases_and_norms():
     assert {n for n, c in chosen.items() if c} == {"kernel", "conv/kernel", "embed/embedding"}
 
 
-@pytest.mark.parametrize("make", [sgd, adam, adamw, lion, rmsprop, adagrad, adafactor])
+DECAYING = [sgd, adam, adamw, lion, rmsprop, adagrad, adafactor, nadam, radam, lamb, lars, muon]
+DECAYING += [soap, prodigy, schedule_free_sgd, schedule_free_adamw]
+
+
+@pytest.mark.parametrize("make", DECAYING)
 def test_decay_shrinks_exactly_the_named_leaves(make):
     params = waves(7.0)
     nothing = jax.tree.map(jnp.zeros_like, params)
@@ -224,8 +197,13 @@ def test_decay_works_where_some_leaves_are_frozen():
 
 
 OPTIMIZERS = {e.name: e for e in registry.entries("optimizers")}
-WRAPPERS = {"alone": lambda tx: tx} | {e.name: e.build for e in registry.entries("wrappers")}
+WRAPPERS = {"alone": lambda tx: tx} | {
+    e.name: registry.bind("wrappers", part(e.name), to_steps=lambda duration: 10)
+    for e in registry.entries("wrappers")
+}
 WRAPPERS["asam"] = functools.partial(sam, rho=0.5, adaptive=True)
+# Prodigy finds its own rate, and LARS wants 1000 times another's where its layers are adapted.
+DESCENDING = {"prodigy": {"peak": 1.0}, "lars": {"trust": 0.1}}
 every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 every_wrapper = pytest.mark.parametrize("wrapper", WRAPPERS)
 
@@ -252,7 +230,9 @@ def finite(values):
 @every_wrapper
 @every_optimizer
 def test_descends_without_a_second_trace(name, wrapper):
-    tx = WRAPPERS[wrapper](OPTIMIZERS[name].build(lambda step: 0.05 * (1 - step / 200)))
+    own = dict(DESCENDING.get(name, {}))
+    peak = own.pop("peak", 0.05)
+    tx = WRAPPERS[wrapper](OPTIMIZERS[name].build(lambda step: peak * (1 - step / 200), **own))
     traces = []
 
     @jax.jit
@@ -282,7 +262,7 @@ def test_zero_gradients_are_harmless(name, wrapper):
         return jax.tree.map(lambda w: 0 * w, params)
 
     for _ in range(2):
-        updates, state = tx.update(flat(params), state, params, grad_fn=flat)
+        updates, state = tx.update(flat(params), state, params, value=0.0, grad_fn=flat)
         assert finite((updates, state))
         assert jnp.all(updates["layer"]["bias"] == 0)
 
@@ -299,7 +279,7 @@ def test_keeps_types(name, wrapper, dtype):
     params = small(dtype)
     start = tx.init(params)
     updates, state = jax.eval_shape(
-        lambda p, s: tx.update(slope(p), s, p, grad_fn=slope), params, start
+        lambda p, s: tx.update(slope(p), s, p, value=0.0, grad_fn=slope), params, start
     )
     assert types(updates) == types(params)
     assert types(state) == types(start)

@@ -34,6 +34,7 @@ def test_every_entry_is_documented_and_checkable(kind, entry):
 def _required(entry):
     samples = {"learning_rate": 0.1, "dataset": "mnist", "path": "x"}
     samples |= {"source": "de", "target": "en"}
+    samples |= {"examples": 100, "augment": ["random_flip"]}
     missing = [n for n, p in entry.arguments().items() if p.default is p.empty]
     return {n: samples[n] for n in missing}
 

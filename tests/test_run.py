@@ -24,7 +24,8 @@ from jaxdl.config import (
 from jaxdl.errors import UserError
 from jaxdl.main import main
 from jaxdl.override import override
-from jaxdl.run import Session, run
+from jaxdl.run import run
+from jaxdl.session import Session
 from jaxdl.train.step import compile_step
 
 ARGUMENTS = {
@@ -93,7 +94,7 @@ def test_a_shipped_config_builds_and_takes_a_step(spec, tmp_path):
         state, _ = session.start()
         batches = session.batches(0)
         batch = next(iter(batches))
-        step = compile_step(plan.step, state).lower(state, batch)
+        step = compile_step(plan.phases[0][1], state).lower(state, batch)
         step = step.compile(compiler_options={"xla_backend_optimization_level": 0})
         state, metrics = step(state, batch)
         batches.close()
@@ -108,9 +109,9 @@ def small(**fields):
         "model": part("cnn", widths=[8, 8], drop_rate=0.1),
         "optimizer": part("adamw", learning_rate=5e-3),
         "augment": (part("random_crop", padding=1),),
-        "gradient": Gradient(accumulate=2, clip_norm=1.0),
+        "gradient": Gradient(accumulate=2, transforms=(part("clip_norm"),)),
         "duration": "60 steps",
-        "ema_decay": 0.9,
+        "average": part("ema", decay=0.9),
     }
     return Config(**{**defaults, **fields})
 
@@ -208,7 +209,7 @@ def test_the_loop_can_be_written_by_hand(tmp_path):
     plan = assemble(config)
     with Session(config, plan, tmp_path) as session:
         state, _ = session.start()
-        step = compile_step(plan.step, state)
+        step = compile_step(plan.phases[0][1], state)
         losses = []
         steps = fit(state, step, session.batches(0))
         for state, metrics in steps:  # noqa: B007

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from jaxdl.optim.chain import chain
+from jaxdl.optim.gradients import clip_norm, clip_value
 from jaxdl.optim.sam import ETA, sam
 from jaxdl.optim.sgd import sgd
 
@@ -90,7 +91,7 @@ def test_wrapping_passes_extra_arguments_on():
         return updates, state
 
     inner = optax.GradientTransformationExtraArgs(lambda p: (), update)
-    tx = chain(inner, clip_norm=1.0, wrappers=[sam])
+    tx = chain(inner, transforms=[clip_norm(limit=1.0)], wrappers=[sam])
     tx.update(PARAMS, tx.init(PARAMS), PARAMS, value=3.0, grad_fn=double)
     assert seen == {"value": 3.0, "grad_fn": double}
 
@@ -99,7 +100,7 @@ def test_wrapping_passes_extra_arguments_on():
 
 
 def test_clipping_bounds_values_then_the_norm():
-    tx = chain(sgd(0.5, momentum=0), clip_norm=2.0, clip_value=1.5)
+    tx = chain(sgd(0.5, momentum=0), transforms=[clip_value(limit=1.5), clip_norm(limit=2.0)])
     gradient = {"w": jnp.array([3.0, -1.0, 4.0])}
     updates, _ = tx.update(gradient, tx.init(gradient), gradient)
     clipped = np.array([1.5, -1.0, 1.5])
@@ -108,7 +109,11 @@ def test_clipping_bounds_values_then_the_norm():
 
 def test_sam_climbs_unclipped_and_its_second_gradient_is_clipped():
     curvature, w, rho, bound = np.array([1.0, 10.0]), np.array([1.0, 1.0]), 0.5, 0.25
-    tx = chain(sgd(1.0, momentum=0), clip_norm=bound, wrappers=[functools.partial(sam, rho=rho)])
+    tx = chain(
+        sgd(1.0, momentum=0),
+        transforms=[clip_norm(limit=bound)],
+        wrappers=[functools.partial(sam, rho=rho)],
+    )
 
     def grad_fn(p):
         return {"w": curvature.astype(np.float32) * p["w"]}

@@ -14,11 +14,12 @@ from jaxdl.errors import UserError
 from jaxdl.nn.head import Classifier, Head
 from jaxdl.objectives.base import Model, augmented
 from jaxdl.objectives.supervised import supervised
+from jaxdl.optim.averages import ema
 from jaxdl.optim.sam import sam
-from jaxdl.train.gradients import accumulate, plain
-from jaxdl.train.precision import compute_dtype
+from jaxdl.train.gradients import accumulate, whole
+from jaxdl.train.precision import auto, bfloat16
 from jaxdl.train.sharding import AXES, batch_sharding, make_mesh, tree_shardings
-from jaxdl.train.state import init_state
+from jaxdl.train.state import Keeps, init_state
 from jaxdl.train.step import compile_step, make_step
 
 FLOAT32 = jnp.dtype(jnp.float32)
@@ -52,11 +53,11 @@ def batches(n, size=16, seed=0):
         yield {"image": image.astype(np.float32), "label": label}
 
 
-def train(goal, tx, mesh, steps, gradient=plain, ema_decay=None, size=16, seed=0):
+def train(goal, tx, mesh, steps, gradient=whole, average=None, size=16, seed=0):
     spec = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in next(batches(1, size)).items()}
     key = jax.random.key(seed)
-    state = init_state(goal, tx, key, spec, mesh, ema=ema_decay is not None)
-    step = compile_step(make_step(goal, tx, gradient, ema_decay=ema_decay), state)
+    state = init_state(goal, tx, key, spec, mesh, Keeps(average=average is not None))
+    step = compile_step(make_step(goal, tx, gradient, average=average), state)
     losses = []
     for batch in batches(steps, size):
         state, metrics = step(state, jax.device_put(batch, batch_sharding(mesh)))
@@ -68,8 +69,8 @@ def train(goal, tx, mesh, steps, gradient=plain, ema_decay=None, size=16, seed=0
 def test_eight_devices_agree_with_one(shape):
     goal = goal_of(Classifier(Dropped(), Head(10)))
     tx = optax.adam(1e-3)
-    one, expected = train(goal, tx, mesh_of(1), 20, ema_decay=0.9)
-    many, losses = train(goal, tx, mesh_of(*shape), 20, ema_decay=0.9)
+    one, expected = train(goal, tx, mesh_of(1), 20, average=ema(decay=0.9))
+    many, losses = train(goal, tx, mesh_of(*shape), 20, average=ema(decay=0.9))
     np.testing.assert_allclose(losses, expected, rtol=2e-5)
     assert np.mean(losses[-5:]) < 0.7 * losses[0]
     for name, leaf in tree.flatten(many.variables).items():
@@ -116,7 +117,7 @@ def test_accumulating_equals_the_full_batch(n):
     batch["mask"] = jnp.asarray([1.0] * 5 + [0.0] * 11 + [1.0, 0.0] * 8)
     params, variables = goal.init(jax.random.key(0), batch)
     args = (params, variables, batch, jax.random.key(1))
-    (loss, aux), grads = jax.jit(plain(goal.loss))(*args)
+    (loss, aux), grads = jax.jit(whole(goal.loss))(*args)
     (loss_n, aux_n), grads_n = jax.jit(accumulate(n)(goal.loss))(*args)
     np.testing.assert_allclose(loss_n, loss, rtol=1e-6)
     chex.assert_trees_all_close(grads_n, grads, rtol=1e-6, atol=1e-7)
@@ -188,7 +189,7 @@ def test_metrics_hold_the_norms():
     spec = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in batch.items()}
     tx = optax.sgd(0.5)
     state = init_state(goal, tx, jax.random.key(0), spec, mesh_of(1))
-    grads = plain(goal.loss)(state.params, state.variables, batch, state.key)[1]
+    grads = whole(goal.loss)(state.params, state.variables, batch, state.key)[1]
     size = np.sqrt(sum(np.sum(np.square(g)) for g in jax.tree.leaves(grads)))
     state, metrics = compile_step(make_step(goal, tx), state)(state, batch)
     np.testing.assert_allclose(metrics["gradient_norm"][0], size, rtol=1e-5)
@@ -200,17 +201,19 @@ def test_ema_follows_its_formula():
     goal = goal_of(models.create("mlp", 10, widths=(16,), norm="batch"))
     batch = jax.tree.map(jnp.asarray, next(batches(1)))
     spec = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in batch.items()}
-    state = init_state(goal, optax.sgd(0.1), jax.random.key(0), spec, mesh_of(1), ema=True)
-    step = jax.jit(make_step(goal, optax.sgd(0.1), ema_decay=0.5))
+    state = init_state(
+        goal, optax.sgd(0.1), jax.random.key(0), spec, mesh_of(1), Keeps(average=True)
+    )
+    step = jax.jit(make_step(goal, optax.sgd(0.1), average=ema(decay=0.5)))
     average = {"params": state.params, "variables": state.variables}
     for t in range(12):
         state, _ = step(state, batch)
         d = min(0.5, (1 + t) / (10 + t))
         new = {"params": state.params, "variables": state.variables}
         average = jax.tree.map(lambda a, x, d=d: d * a + (1 - d) * x, average, new)
-        chex.assert_trees_all_close(state.ema, average, rtol=1e-5, atol=1e-6)
-    assert state.weights(ema=True)[0] is state.ema["params"]
-    assert state.weights(ema=False)[0] is state.params
+        chex.assert_trees_all_close(state.average, average, rtol=1e-5, atol=1e-6)
+    assert state.weights(average=True)[0] is state.average["params"]
+    assert state.weights(average=False)[0] is state.params
 
 
 def test_the_state_is_donated_and_nothing_retraces():
@@ -251,5 +254,5 @@ def test_bfloat16_keeps_float32_weights_and_learns():
 
 
 def test_precision_by_name():
-    assert compute_dtype("auto") == FLOAT32  # on CPU
-    assert compute_dtype("bfloat16") == jnp.bfloat16
+    assert auto().dtype == FLOAT32  # on CPU
+    assert bfloat16().dtype == jnp.bfloat16

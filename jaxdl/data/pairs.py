@@ -18,10 +18,10 @@ from jaxdl.data.splits import names, resolve, select
 from jaxdl.data.tfds_source import prepared
 from jaxdl.errors import UserError, choices
 from jaxdl.registry import register
-from jaxdl.types import PADDING
+from jaxdl.types import END, PADDING
 
 SPECIAL = ("<padding>", "<unknown>", "<start>", "<end>")
-_UNKNOWN, _START, _END = 1, 2, 3
+_UNKNOWN, _START = 1, 2
 _WORD = re.compile(r"\w+|[^\w\s]")
 _SPLITS = ("train", "validation", "test")
 
@@ -146,7 +146,7 @@ def _arrays(
     read = np.full((len(pairs), length + 2), PADDING, np.int32)
     written = read.copy()
     for row, (before, after) in enumerate(pairs):
-        before, after = [*before[:length], _END], [_START, *after[:length], _END]
+        before, after = [*before[:length], END], [_START, *after[:length], END]
         read[row, : len(before)] = before
         written[row, : len(after)] = after
     return {"source": read, "tokens": written}

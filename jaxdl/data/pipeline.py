@@ -69,19 +69,27 @@ def train_batches(
 
 
 def evaluation_batches(
-    split: Split, *, batch_size: int, sharding: Sharding, prefetch: int = 2, threads: int = 2
+    split: Split,
+    *,
+    batch_size: int,
+    sharding: Sharding,
+    prefetch: int = 2,
+    threads: int = 2,
+    examples: int | None = None,
 ) -> Batches:
     """The whole split in order, once; every process gets the same number of batches.
+
+    With `examples`, only so many of them, evenly spread over the split.
 
     The last batch is filled up with example 0. Each batch has a `mask` (b,) float32: 1 for an
     example, 0 for filling. Arguments are those of `train_batches`.
     """
-    rows, n = local_rows(sharding, batch_size), len(split)
+    rows, n = local_rows(sharding, batch_size), min(len(split), examples or len(split))
     steps = range(-(-n // batch_size))
 
     def indices(t: int) -> np.ndarray:
         positions = t * batch_size + rows
-        return np.where(positions < n, positions, 0)
+        return np.where(positions < n, positions * len(split) // n, 0)
 
     def masked() -> Iterator[dict[str, jax.Array]]:
         host = _on_host(split, indices, steps, prefetch, threads)

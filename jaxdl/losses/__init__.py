@@ -1,1 +1,5 @@
-"""Losses: (logits, label) -> one float32 number an example; no reduction, no parameters."""
+"""Losses: (logits, label) -> one float32 number an example; no reduction, no parameters.
+
+Of a whole label map: (logits, label, weight) -> one number an image. Of embeddings: (features,
+label, weight) -> one number an anchor.
+"""

@@ -48,17 +48,37 @@ def pixel_accuracy(outputs: Outputs, batch: Batch, /, *, ignore: int | None = VO
     return weighted((jnp.argmax(logits, axis=-1) == label).astype(jnp.float32), weight)
 
 
+def overlaps(
+    outputs: Outputs, batch: Batch, ignore: int | None = VOID
+) -> tuple[Array, Array, Array]:
+    """Pixels of each class that are hits, true, and predicted: three int32 vectors (k,)."""
+    logits, label, weight = pixels(outputs["logits"], batch, ignore)
+    said = jnp.argmax(logits, axis=-1)
+    # Integers, as a batch of large maps has more pixels than the 2^24 that float32 counts to.
+    of_class = lambda classes: jnp.zeros(logits.shape[-1], jnp.int32).at[classes].add
+    valid = (weight > 0).astype(jnp.int32)
+    return of_class(label)(valid * (said == label)), of_class(label)(valid), of_class(said)(valid)
+
+
 @register("metrics", each="pixel")
 def iou(outputs: Outputs, batch: Batch, /, *, ignore: int | None = VOID) -> Pair:
     """Intersection over union of each class, also called Jaccard index: two vectors (k,).
 
     A class that is neither there nor predicted has 0 / 0.
     """
-    logits, label, weight = pixels(outputs["logits"], batch, ignore)
-    of_class = lambda classes: jnp.zeros(logits.shape[-1], jnp.float32).at[classes].add
-    said = jnp.argmax(logits, axis=-1)
-    both = of_class(label)(weight * (said == label))
-    return both, of_class(label)(weight) + of_class(said)(weight) - both
+    both, truth, said = overlaps(outputs, batch, ignore)
+    return both, truth + said - both
+
+
+@register("metrics", each="pixel")
+def dice(outputs: Outputs, batch: Batch, /, *, ignore: int | None = VOID) -> Pair:
+    """Dice coefficient of each class, twice the intersection over both sizes: two vectors (k,).
+
+    It is the F1 score of pixels, and 2 iou / (1 + iou). Dice 1945,
+    https://doi.org/10.2307/1932409
+    """
+    both, truth, said = overlaps(outputs, batch, ignore)
+    return 2 * both, truth + said
 
 
 def mean_over_seen(intersection: np.ndarray, union: np.ndarray) -> float:
@@ -71,3 +91,13 @@ def mean_over_seen(intersection: np.ndarray, union: np.ndarray) -> float:
 def mean_iou(outputs: Outputs, batch: Batch, /, *, ignore: int | None = VOID) -> Pair:
     """Mean of `iou` over the classes that are there or predicted, in the whole split."""
     return iou(outputs, batch, ignore=ignore)
+
+
+@register("metrics", each="pixel", value=mean_over_seen)
+def mean_dice(outputs: Outputs, batch: Batch, /, *, ignore: int | None = VOID) -> Pair:
+    """Mean of `dice` over the classes that are there or predicted, in the whole split.
+
+    Of all pixels of the split together; a mean over images of each one's coefficient is another
+    number. Dice 1945, https://doi.org/10.2307/1932409
+    """
+    return dice(outputs, batch, ignore=ignore)

@@ -14,14 +14,14 @@ import jax.numpy as jnp
 
 from jaxdl.config import Count, Rate
 from jaxdl.nn.activation import Activation, gelu
-from jaxdl.nn.drop import drop_path as drop_branch
+from jaxdl.nn.drop import DropPath
 from jaxdl.nn.embed import PatchEmbed
 from jaxdl.nn.head import Classifier, Head
 from jaxdl.nn.kernel_norm import ConvBuilder, plain
 from jaxdl.nn.layers import Layers
 from jaxdl.nn.mlp import MlpBlock
 from jaxdl.nn.norm import Norm, layer_norm
-from jaxdl.nn.stack import drop_path_rates, stacked
+from jaxdl.nn.stack import STACKED, drop_path_rates, stacked
 from jaxdl.registry import register
 from jaxdl.types import Array
 
@@ -42,15 +42,15 @@ class MixerBlock(nn.Module):
     drop_rate: float = 0.0
 
     @nn.compact
-    def __call__(self, x: Array, train: bool, path_rate: float | Array | None = None) -> Array:
+    def __call__(self, x: Array, train: bool, path_rate: Array | None = None) -> Array:
         norm, bias_init = self.layers.norm, nn.initializers.normal(1e-6)
         mlp = lambda hidden, name: MlpBlock(
             hidden, self.layers.activation, self.drop_rate, bias_init=bias_init, name=name
         )
 
         def add(x: Array, y: Array) -> Array:
-            if train and path_rate is not None:
-                y = drop_branch(y, path_rate, self.make_rng("dropout"))
+            if path_rate is not None:
+                y = DropPath()(y, train, path_rate)
             return x + y
 
         y = norm("norm1")(x, train).swapaxes(1, 2)  # (b, d, t)
@@ -70,7 +70,6 @@ class Mixer(nn.Module):
         layers: convolution, norm and activation.
         drop_rate: after each dense layer.
         drop_path: probability that the last block's branches are dropped; grows linearly to it.
-        remat: recompute each block in the backward pass.
     """
 
     patch_size: int
@@ -81,18 +80,17 @@ class Mixer(nn.Module):
     layers: Layers = Layers(norm=layer_norm, activation=gelu)
     drop_rate: float = 0.0
     drop_path: float = 0.0
-    remat: bool = False
 
     @nn.compact
     def tokens(self, x: Array, train: bool = False) -> Array:
         """The last block's tokens under the last norm: (b, t, width)."""
         embed = PatchEmbed(self.width, self.patch_size, conv=self.layers.conv, name="patch_embed")
         block = MixerBlock(
-            self.across_tokens, self.across_features, self.layers, self.drop_rate, name="blocks"
+            self.across_tokens, self.across_features, self.layers, self.drop_rate, name=STACKED
         )
         call = lambda block, x, rate: block(x, train, rate)
         rates = drop_path_rates(self.drop_path, self.depth)
-        x = stacked(block, call, embed(x), self.depth, rates, self.remat)
+        x = stacked(block, call, embed(x), self.depth, rates)
         return self.layers.norm("norm")(x, train)
 
     def __call__(self, x: Array, train: bool = False) -> Array:
@@ -123,7 +121,6 @@ def mixer(
     conv: ConvBuilder = plain,
     drop_rate: Rate = 0.0,
     drop_path: Rate = 0.0,
-    remat: bool = False,
 ) -> Classifier:
     """An MLP-Mixer; what is null is the variant's own, or follows from the width as in table 1."""
     own = zip((patch_size, width, depth), VARIANTS[variant], strict=True)
@@ -137,7 +134,6 @@ def mixer(
         Layers(conv, norm, activation),
         drop_rate,
         drop_path,
-        remat,
     )
     return Classifier(backbone, Head(num_classes))
 

@@ -24,7 +24,7 @@ from jaxdl.nn.activation import Activation, relu
 from jaxdl.nn.embed import LearnedPositions, SinusoidalPositions, TokenEmbed
 from jaxdl.nn.head import Classifier, Head
 from jaxdl.nn.norm import Norm, layer_norm
-from jaxdl.nn.stack import stacked
+from jaxdl.nn.stack import STACKED, stacked
 from jaxdl.nn.transformer import TransformerBlock
 from jaxdl.registry import register
 from jaxdl.types import PADDING, Array
@@ -49,14 +49,13 @@ class Stack(nn.Module):
         block: (placement=, name=) -> one of them.
         norm: (name) -> layer, one of the `norms`.
         placement: of the norms, see `TransformerBlock`.
-        remat: recompute each block in the backward pass.
     """
 
     depth: int
     block: Callable[..., nn.Module]
     norm: Callable[[str], nn.Module] = layer_norm
     placement: str = "post"
-    remat: bool = False
+    has_blocks = True  # and so is none itself, see `nn/remat.py`
 
     @nn.compact
     def __call__(
@@ -67,11 +66,11 @@ class Stack(nn.Module):
         source: Array | None = None,
         source_mask: Array | None = None,
     ) -> Array:
-        block = self.block(placement=self.placement, norm=self.norm, name="blocks")
+        block = self.block(placement=self.placement, norm=self.norm, name=STACKED)
         call = lambda block, x, _: block(
             x, train, mask=mask, source=source, source_mask=source_mask
         )
-        x = stacked(block, call, x, self.depth, remat=self.remat)
+        x = stacked(block, call, x, self.depth)
         return self.norm("norm")(x, train) if self.placement == "pre" else x
 
 
@@ -197,7 +196,6 @@ def transformer_encoder(
     norm: Norm = layer_norm,
     drop_rate: Rate = 0.1,
     drop_attention: Rate = 0.0,
-    remat: bool = False,
 ) -> Classifier:
     """The encoder, and a classifier of what it makes of a sequence.
 
@@ -216,7 +214,6 @@ def transformer_encoder(
         norm: at the places that `placement` says.
         drop_rate: of embeddings and branches.
         drop_attention: of attention weights.
-        remat: recompute each block in the backward pass.
     """
     embed = _embed(vocabulary, width, positions, max_length, drop_rate)
     block = partial(
@@ -227,7 +224,7 @@ def transformer_encoder(
         drop_rate=drop_rate,
         drop_attention=drop_attention,
     )
-    encoder = Encoder(embed, Stack(depth, block, norm, placement, remat), pool)
+    encoder = Encoder(embed, Stack(depth, block, norm, placement), pool)
     return TokenClassifier(encoder, Head(num_classes))
 
 
@@ -248,7 +245,6 @@ def transformer_decoder(
     norm: Norm = layer_norm,
     drop_rate: Rate = 0.1,
     drop_attention: Rate = 0.0,
-    remat: bool = False,
 ) -> LanguageModel:
     """The decoder without a source: a causal language model of `num_classes` tokens.
 
@@ -264,7 +260,7 @@ def transformer_decoder(
         drop_rate=drop_rate,
         drop_attention=drop_attention,
     )
-    decoder = Decoder(embed, Stack(depth, block, norm, placement, remat))
+    decoder = Decoder(embed, Stack(depth, block, norm, placement))
     return LanguageModel(decoder, None if tied else Head(num_classes))
 
 
@@ -284,7 +280,6 @@ def transformer(
     norm: Norm = layer_norm,
     drop_rate: Rate = 0.1,
     drop_attention: Rate = 0.0,
-    remat: bool = False,
 ) -> LanguageModel:
     """Encoder and decoder of `depth` blocks each: (source, tokens) -> logits, one vocabulary.
 
@@ -299,6 +294,6 @@ def transformer(
         drop_rate=drop_rate,
         drop_attention=drop_attention,
     )
-    encoder = Stack(depth, block, norm, placement, remat)
-    decoder = Stack(depth, partial(block, causal=True), norm, placement, remat)
+    encoder = Stack(depth, block, norm, placement)
+    decoder = Stack(depth, partial(block, causal=True), norm, placement)
     return LanguageModel(EncoderDecoder(embed, encoder, decoder), reads=("source", "tokens"))

@@ -22,7 +22,7 @@ from jaxdl.nn.head import Classifier, Head
 from jaxdl.nn.kernel_norm import ConvBuilder, plain
 from jaxdl.nn.layers import Layers
 from jaxdl.nn.norm import Norm, layer_norm
-from jaxdl.nn.stack import drop_path_rates, stacked
+from jaxdl.nn.stack import STACKED, drop_path_rates, stacked
 from jaxdl.nn.transformer import TransformerBlock
 from jaxdl.registry import register
 from jaxdl.types import Array
@@ -44,7 +44,6 @@ class ViT(nn.Module):
         drop_rate: of positions and branches.
         drop_attention: of the attention weights.
         drop_path: probability that the last block's branches are dropped; grows linearly to it.
-        remat: recompute each block in the backward pass.
     """
 
     patch_size: int
@@ -57,7 +56,6 @@ class ViT(nn.Module):
     drop_rate: float = 0.0
     drop_attention: float = 0.0
     drop_path: float = 0.0
-    remat: bool = False
 
     @nn.compact
     def tokens(self, x: Array, train: bool = False) -> Array:
@@ -76,11 +74,11 @@ class ViT(nn.Module):
             drop_rate=self.drop_rate,
             drop_attention=self.drop_attention,
             kernel_init=_init,
-            name="blocks",
+            name=STACKED,
         )
         call = lambda block, x, rate: block(x, train, path_rate=rate)
         rates = drop_path_rates(self.drop_path, self.depth)
-        x = stacked(block, call, x, self.depth, rates, self.remat)
+        x = stacked(block, call, x, self.depth, rates)
         return self.layers.norm("norm")(x, train)
 
     def __call__(self, x: Array, train: bool = False) -> Array:
@@ -115,7 +113,6 @@ def vit(
     drop_rate: Rate = 0.0,
     drop_attention: Rate = 0.0,
     drop_path: Rate = 0.0,
-    remat: bool = False,
 ) -> Classifier:
     """A vision transformer; what is null is the variant's own, `hidden` four times the width."""
     own = zip((patch_size, width, depth, heads), VARIANTS[variant], strict=True)
@@ -131,7 +128,6 @@ def vit(
         drop_rate,
         drop_attention,
         drop_path,
-        remat,
     )
     return Classifier(backbone, Head(num_classes, kernel_init=_init))
 

@@ -6,7 +6,7 @@ whatever the type of x. Axes: x is (b, ..., c).
 
 import math
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -206,3 +206,30 @@ def local_response_norm(
 def no_norm(name: str, /) -> nn.Module:
     """No normalisation at all."""
     return Identity(name=name)
+
+
+def keep_statistics(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+    """An interceptor, under which batch norms in training read their running statistics."""
+    if isinstance(context.module, BatchNorm | BatchRenorm) and len(args) == 2:
+        args = (args[0], False)
+    return call(*args, **kwargs)
+
+
+def average_statistics(share: Array) -> Callable:
+    """An interceptor, under which batch norms' running statistics move by `share` to a batch's.
+
+    With shares 1, 1/2, 1/3, ... they end at the mean over these batches, whatever their momentum.
+    """
+
+    def intercept(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+        module = context.module
+        if not isinstance(module, BatchNorm | BatchRenorm):
+            return call(*args, **kwargs)
+        usual = module.momentum
+        object.__setattr__(module, "momentum", 1 - share)
+        try:
+            return call(*args, **kwargs)
+        finally:
+            object.__setattr__(module, "momentum", usual)
+
+    return intercept

@@ -11,7 +11,7 @@ from flax.typing import Initializer
 
 from jaxdl.nn.activation import gelu
 from jaxdl.nn.attention import MultiHeadAttention
-from jaxdl.nn.drop import drop_path
+from jaxdl.nn.drop import DropPath
 from jaxdl.nn.mlp import MlpBlock
 from jaxdl.nn.norm import layer_norm
 from jaxdl.types import Array
@@ -51,7 +51,7 @@ class TransformerBlock(nn.Module):
         mask: Array | None = None,
         source: Array | None = None,
         source_mask: Array | None = None,
-        path_rate: float | Array | None = None,
+        path_rate: Array | None = None,
     ) -> Array:
         """The next x.
 
@@ -69,8 +69,8 @@ class TransformerBlock(nn.Module):
             # pre: y = x + F(N(x));  post: y = N(x + F(x))
             pre = self.placement == "pre"
             y = branch(self.norm(norm)(x, train) if pre else x)
-            if train and path_rate is not None:
-                y = drop_path(y, path_rate, self.make_rng("dropout"))
+            if path_rate is not None:
+                y = DropPath()(y, train, path_rate)
             return x + y if pre else self.norm(norm)(x + y, train)
 
         def attend(x: Array, name: str, causal: bool, *read: Array | None) -> Array:

@@ -1,6 +1,7 @@
 """What objectives are made of: a model with the one cast at its boundary, and augmentation."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -8,7 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxdl import tree
-from jaxdl.nn.norm import BatchNorm, BatchRenorm
+from jaxdl.nn.drop import Drop, elementwise, replace_dropout
+from jaxdl.nn.norm import keep_statistics
+from jaxdl.nn.precise import cast_params, precise
+from jaxdl.nn.remat import Policy, rematerialize
 from jaxdl.types import Array, Batch, Objective, PyTree
 
 Transform = Callable[[Array | None, Batch], Batch]
@@ -19,14 +23,20 @@ class Model(NamedTuple):
 
     The model's `reads` are the keys of a batch that it is called with, an image where it has none.
     The cast of parameters and input happens here and nowhere else. Outputs are float32.
-    `kernel_init`, where it is given, draws every kernel in place of the layer's own initializer.
-    With `freeze_norms`, batch norms read their running statistics in training too, and keep them.
     """
 
     module: nn.Module
     dtype: jnp.dtype
     kernel_init: Callable[..., Array] | None = None
+    """Draws every kernel in place of the layer's own initializer."""
     freeze_norms: bool = False
+    """Batch norms read their running statistics in training too, and keep them."""
+    dropout: Drop = elementwise
+    """What dropout layers do."""
+    remat: Policy | None = None
+    """Blocks are computed again in the backward pass."""
+    float32: str | None = None
+    """Regular expression on the paths of modules that compute in float32 all the same."""
 
     def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
         """Fresh float32 (params, variables) for batches of this shape."""
@@ -40,17 +50,14 @@ class Model(NamedTuple):
             object.__setattr__(context.module, "kernel_init", self.kernel_init)
         return call(*args, **kwargs)
 
-    def _freeze(self, call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
-        is_norm = isinstance(context.module, BatchNorm | BatchRenorm) and len(args) == 2
-        if self.freeze_norms and is_norm:
-            args = (args[0], False)
-        return call(*args, **kwargs)
-
     def train(
         self, params: PyTree, variables: PyTree, batch: Batch, key: Array
     ) -> tuple[dict[str, Array], PyTree]:
         """(outputs, new variables) of a training-mode forward pass."""
-        with nn.intercept_methods(self._freeze):
+        changes = [replace_dropout(self.dropout)] if self.dropout is not elementwise else []
+        changes += [keep_statistics] if self.freeze_norms else []
+        changes += [rematerialize(self.remat)] if self.remat else []
+        with self._changed(changes):
             outputs, new = self.module.apply(
                 self._collections(params, variables),
                 *self._inputs(batch),
@@ -61,15 +68,47 @@ class Model(NamedTuple):
             )
         return tree.cast(outputs, jnp.float32), dict(new)
 
-    def predict(self, params: PyTree, variables: PyTree, batch: Batch) -> dict[str, Array]:
-        """Outputs of an inference-mode forward pass: 'features' and 'logits'."""
-        outputs = self.module.apply(
-            self._collections(params, variables),
-            *self._inputs(batch),
-            train=False,
-            method="outputs",
-        )
+    def predict(
+        self, params: PyTree, variables: PyTree, batch: Batch, key: Array | None = None
+    ) -> dict[str, Array]:
+        """Outputs of an inference-mode forward pass: 'features' and 'logits'.
+
+        With a key, dropout and stochastic depth drop as in training.
+        """
+        with self._changed([] if key is None else [replace_dropout(self.dropout, always=True)]):
+            outputs = self.module.apply(
+                self._collections(params, variables),
+                *self._inputs(batch),
+                train=False,
+                rngs=None if key is None else {"dropout": key},
+                method="outputs",
+            )
         return tree.cast(outputs, jnp.float32)
+
+    def calls(self, spec: Mapping[str, jax.ShapeDtypeStruct]) -> tuple[str, ...]:
+        """Names of the backbone's children, in the order in which a batch of this shape calls them.
+
+        Nothing is computed.
+        """
+        order: dict[str, None] = {}
+
+        def note(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+            path = context.module.path
+            if len(path) > 1 and path[0] == "backbone":
+                order[path[1]] = None
+            return call(*args, **kwargs)
+
+        with nn.intercept_methods(note):
+            jax.eval_shape(self.init, jax.random.key(0), jax.tree.map(_prepared, dict(spec)))
+        return tuple(order)
+
+    def _changed(self, interceptors: Sequence[Callable]) -> ExitStack:
+        stack = ExitStack()
+        if self.float32 is not None:
+            stack.enter_context(nn.intercept_methods(precise(self.dtype, self.float32)))
+        for interceptor in interceptors:
+            stack.enter_context(nn.intercept_methods(interceptor))
+        return stack
 
     def _reads(self) -> tuple[str, ...]:
         return getattr(self.module, "reads", ("image",))
@@ -81,7 +120,26 @@ class Model(NamedTuple):
         return [x if is_token(x) else x.astype(self.dtype) for x in inputs]
 
     def _collections(self, params: PyTree, variables: PyTree) -> PyTree:
-        return {"params": tree.cast(params, self.dtype), **variables}
+        return {"params": cast_params(params, self.dtype, self.float32), **variables}
+
+
+def _prepared(spec: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    # Stored pixels are bytes, and what a network reads of them are not.
+    return jax.ShapeDtypeStruct(spec.shape, jnp.float32) if spec.dtype == jnp.uint8 else spec
+
+
+def frozen(objective: Objective, pattern: str) -> Objective:
+    """The same objective with no gradient to the parameters whose whole path matches.
+
+    What only they need is not computed in the backward pass.
+    """
+
+    def loss(params: PyTree, variables: PyTree, batch: Batch, key: Array):
+        still = tree.select(params, pattern)
+        held = jax.tree.map(lambda x, s: jax.lax.stop_gradient(x) if s else x, params, still)
+        return objective.loss(held, variables, batch, key)
+
+    return objective._replace(loss=loss)
 
 
 def augmented(
@@ -109,7 +167,7 @@ def augmented(
     return Objective(
         init=lambda key, batch: objective.init(key, prepared(batch)),
         loss=loss,
-        predict=lambda params, variables, batch: objective.predict(
-            params, variables, prepared(batch)
+        predict=lambda params, variables, batch, key=None: objective.predict(
+            params, variables, prepared(batch), key
         ),
     )

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import jax.numpy as jnp
 
+from jaxdl.config import NonNegative
+from jaxdl.errors import UserError
 from jaxdl.losses.cross_entropy import cross_entropy
 from jaxdl.metrics.segmentation import pixel_accuracy, pixels, weighted
 from jaxdl.objectives.base import Model
@@ -16,29 +18,54 @@ from jaxdl.registry import Of, register
 from jaxdl.types import VOID, Array, Aux, Batch, Objective, PyTree
 
 Loss = Annotated[Callable[[Array, Array], Array], Of("losses")]
+MapLoss = Annotated[Callable[[Array, Array, Array], Array], Of("map_losses")]
 
 
 @register("objectives", each="pixel")
 def segmentation(
-    model: Model, /, *, loss: Loss = cross_entropy, ignore: int | None = VOID
+    model: Model,
+    /,
+    *,
+    loss: Loss | None = cross_entropy,
+    map_loss: MapLoss | None = None,
+    map_weight: NonNegative = 1.0,
+    ignore: int | None = VOID,
 ) -> Objective:
-    """Minimise the mean over valid pixels of `loss(logits, label)`.
+    """Minimise the mean over valid pixels of `loss(logits, label)` and of their image's map loss.
 
     A pixel is what a loss calls an example. All pixels of a batch weigh the same, so an image with
-    many void pixels weighs less; counts are of pixels, and accumulated batches add up to one.
+    many void pixels weighs less, in the mean of the map losses too; where none is void, that is the
+    plain mean over images. Counts are of pixels, and accumulated batches add up to one.
 
     Args:
         model: whose logits are (b, h, w, k).
-        loss: of one pixel.
+        loss: of one pixel; null to train by the map loss alone.
+        map_loss: of the whole map of one image.
+        map_weight: of the map loss beside the pixels' loss.
         ignore: label of pixels that count for nothing ("void"); null where all count.
+
+    Raises:
+        UserError: neither a loss nor a map loss.
     """
+    if loss is None and map_loss is None:
+        raise UserError("objective 'segmentation' needs a loss or a map_loss")
 
     def objective_loss(params: PyTree, variables: PyTree, batch: Batch, key: Array):
         outputs, variables = model.train(params, variables, batch, key)
-        logits, label, weight = pixels(outputs["logits"], batch, ignore)
-        total, count = weighted(loss(logits, label), weight)
-        accuracy = pixel_accuracy(outputs, batch, ignore=ignore)
-        metrics = {"loss": (total, count), "pixel_accuracy": accuracy}
-        return total / jnp.maximum(count, 1.0), Aux(variables, metrics, outputs)
+        maps = outputs["logits"]
+        logits, label, weight = pixels(maps, batch, ignore)
+        sums, count = {}, jnp.sum(weight)
+        metrics = {"pixel_accuracy": pixel_accuracy(outputs, batch, ignore=ignore)}
+        if loss is not None:
+            sums["pixel_loss"], _ = weighted(loss(logits, label), weight)
+        if map_loss is not None:
+            label, weight = label.reshape(maps.shape[:3]), weight.reshape(maps.shape[:3])
+            # Each valid pixel carries its image's loss: sum and count stay those of pixels.
+            valid = jnp.sum(weight, axis=(1, 2))
+            metrics["map_loss"] = weighted(map_loss(maps, label, weight), valid)
+            sums["map_loss"] = map_weight * metrics["map_loss"][0]
+        terms = {name: total / jnp.maximum(count, 1.0) for name, total in sums.items()}
+        metrics["loss"] = (sum(sums.values()), count)
+        return sum(terms.values()), Aux(variables, metrics, outputs, terms)
 
     return Objective(model.init, objective_loss, model.predict)

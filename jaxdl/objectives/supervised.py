@@ -15,11 +15,15 @@ from jaxdl.types import Array, Aux, Batch, Objective, PyTree
 Loss = Annotated[Callable[[Array, Array], Array], Of("losses")]
 
 
-@register("objectives")
+@register("objectives", mixed=True)
 def supervised(
     model: Model, /, *, loss: Loss = cross_entropy, auxiliary_weight: NonNegative = 0.3
 ) -> Objective:
     """Minimise the mean over valid examples of `loss(logits, label)`.
+
+    Of a mixture of two examples it is the mean of both labels' losses, each weighing its share:
+    for cross-entropy the same as the loss of the mixed labels. The accuracy is that of the label
+    with the larger share.
 
     Args:
         model: what gives the logits.
@@ -28,14 +32,29 @@ def supervised(
             https://arxiv.org/abs/1409.4842, section 5. Only training knows of them.
     """
 
+    def of_labels(logits: Array, batch: Batch) -> Array:
+        values = loss(logits, batch["label"])
+        if "mixed_label" not in batch:
+            return values
+        # l = s loss(y, a) + (1 - s) loss(y, b)
+        share = batch["share"]
+        return share * values + (1 - share) * loss(logits, batch["mixed_label"])
+
     def objective_loss(params: PyTree, variables: PyTree, batch: Batch, key: Array):
         outputs, variables = model.train(params, variables, batch, key)
-        # L = loss(y, label) + weight sum_i loss(y_i, label), y_i the auxiliary logits
-        values = loss(outputs["logits"], batch["label"])
+        # L = l(y) + weight sum_i l(y_i), y_i the auxiliary logits
+        values = of_labels(outputs["logits"], batch)
         for logits in outputs.get("auxiliary_logits", ()):
-            values = values + auxiliary_weight * loss(logits, batch["label"])
+            values = values + auxiliary_weight * of_labels(logits, batch)
         total, count = masked(values, batch)
-        metrics = {"loss": (total, count), "accuracy": accuracy(outputs, batch)}
+        metrics = {"loss": (total, count), "accuracy": accuracy(outputs, _by_larger_share(batch))}
         return total / jnp.maximum(count, 1.0), Aux(variables, metrics, outputs)
 
     return Objective(model.init, objective_loss, model.predict)
+
+
+def _by_larger_share(batch: Batch) -> Batch:
+    if "mixed_label" not in batch:
+        return batch
+    label = jnp.where(batch["share"] >= 0.5, batch["label"], batch["mixed_label"])
+    return {**batch, "label": label}

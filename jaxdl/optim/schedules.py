@@ -1,14 +1,15 @@
 """Schedules: what part of the peak learning rate is used at each step.
 
 A builder is given `total_steps` and returns step -> factor in [0, 1], for steps 0 to
-total_steps - 1. Durations arrive as numbers of steps. Every schedule is a warm-up times a decay:
+total_steps - 1. Durations arrive as numbers of steps. Every schedule is a warm-up (`warmup.py`)
+times a decay that is 1 at the peak:
 
-    warm-up   min(1, (step + 1) / warmup): the first step already moves, and step `warmup - 1` is
-              the first at the peak (steps counted from 1, as in https://arxiv.org/abs/1706.03762)
-    decay     1 at the peak; `warmup_cosine` and `linear` come down to `end` at the last step,
-              `step` and `exponential` count from the start of the run
+    `warmup_cosine`, `linear`, `polynomial`   come down to `end` at the last step
+    `inverse_sqrt`                            falls for ever, whatever the length of the run
+    `step`, `exponential`                     count from the start of the run
 
-A warm-up as long as the run leaves no step for a decay: the last step is at the peak.
+A warm-up as long as the run leaves no step for a decay: the last step is at the peak. Those that
+rise more than once are in `cyclical.py`.
 """
 
 from typing import Annotated
@@ -17,35 +18,11 @@ import jax.numpy as jnp
 import msgspec
 import optax
 
-from jaxdl.config import Duration, Rate, to_steps
-from jaxdl.errors import UserError
+from jaxdl.config import Duration, Positive, Rate, to_steps
+from jaxdl.optim.warmup import Drop, onto, peak_of, period_of, ramp, times
 from jaxdl.registry import register
 
-Drop = Annotated[float, msgspec.Meta(gt=0, le=1)]
 Percent = Annotated[float, msgspec.Meta(gt=0, lt=100)]
-
-
-def _warmup(steps: int, total_steps: int) -> optax.Schedule:
-    """(step + 1) / steps, then 1; all 1 where `steps` is 0."""
-    if steps > total_steps:
-        raise UserError(f"warmup of {steps} steps is longer than the run, {total_steps}")
-    return optax.linear_schedule(1 / max(steps, 1), 1.0, steps - 1)
-
-
-def _peak(warmup: int, total_steps: int) -> tuple[int, int]:
-    """The first step at the peak, and how many steps are left to decay in, at least 1."""
-    peak = max(warmup - 1, 0)
-    return peak, max(total_steps - 1 - peak, 1)
-
-
-def _times(first: optax.Schedule, second: optax.Schedule) -> optax.Schedule:
-    return lambda step: first(step) * second(step)
-
-
-def _period(every: int) -> int:
-    if every < 1:
-        raise UserError("a schedule's `every` must be at least 1 step")
-    return every
 
 
 @register("schedules")
@@ -56,7 +33,7 @@ def constant(total_steps: int, /, *, warmup: Duration = 0) -> optax.Schedule:
         total_steps: steps of the run, at least 1.
         warmup: steps to the peak.
     """
-    return _warmup(warmup, total_steps)
+    return ramp(warmup, total_steps)
 
 
 @register("schedules")
@@ -70,10 +47,9 @@ def warmup_cosine(
         warmup: steps to the peak.
         end: factor at the last step.
     """
-    peak, left = _peak(warmup, total_steps)
+    _, left = peak_of(warmup, total_steps)
     # end + (1 - end) * (1 + cos(pi * (step - peak) / left)) / 2
-    cosine = optax.cosine_decay_schedule(1.0, left, alpha=end)
-    return _times(_warmup(warmup, total_steps), lambda step: cosine(jnp.maximum(step - peak, 0)))
+    return onto(optax.cosine_decay_schedule(1.0, left, alpha=end), warmup, total_steps)
 
 
 @register("schedules")
@@ -85,10 +61,57 @@ def linear(total_steps: int, /, *, warmup: Duration = "5%", end: Rate = 0.0) -> 
         warmup: steps to the peak.
         end: factor at the last step.
     """
-    peak, left = _peak(warmup, total_steps)
-    # 1 - (1 - end) * (step - peak) / left, where rounding must not pass below `end`
-    line = optax.linear_schedule(1.0, end, left, transition_begin=peak)
-    return _times(_warmup(warmup, total_steps), lambda step: jnp.maximum(line(step), end))
+    return polynomial(total_steps, power=1.0, warmup=warmup, end=end)
+
+
+@register("schedules")
+def polynomial(
+    total_steps: int,
+    /,
+    *,
+    power: Positive = 0.9,
+    warmup: Duration = "5%",
+    end: Rate = 0.0,
+) -> optax.Schedule:
+    """Linear warm-up, then a power of what is left: DeepLab's (https://arxiv.org/abs/1606.00915).
+
+    The paper divides by the number of steps, so that its last step is just above 0; here the last
+    step is at `end`, as in the other schedules.
+
+    Args:
+        total_steps: steps of the run, at least 1.
+        power: 1 is a straight line; above 1 it falls early, below 1 late.
+        warmup: steps to the peak.
+        end: factor at the last step.
+    """
+    _, left = peak_of(warmup, total_steps)
+    # end + (1 - end) * (1 - (step - peak) / left) ^ power, with the difference taken in integers:
+    # Optax's takes it of floats, whose rounding is below 0 at some last steps and has no power
+    remaining = lambda step: jnp.maximum(left - step, 0) / left
+    return onto(lambda step: end + (1 - end) * remaining(step) ** power, warmup, total_steps)
+
+
+@register("schedules")
+@register("schedules", "noam")
+def inverse_sqrt(total_steps: int, /, *, warmup: Duration = "5%") -> optax.Schedule:
+    """Linear warm-up, then 1 / sqrt(step): the Transformer's (https://arxiv.org/abs/1706.03762).
+
+    Also called Noam's, after an author. The paper's rate (equation 3, steps s from 1) is
+
+        d_model^-0.5 * min(s^-0.5, s * warmup^-1.5)
+
+    and this is that over its own peak, (d_model * warmup)^-0.5, so that the optimizer's learning
+    rate is the peak here as everywhere: 6.99e-4 for the paper's d_model 512 and warmup of 4000.
+
+    Args:
+        total_steps: steps of the run, at least 1.
+        warmup: steps to the peak, and what the fall is measured in: after 4 * warmup steps half of
+            the peak is left.
+    """
+    unit = max(warmup, 1)
+    # min(s / warmup, sqrt(warmup / s)),  s = step + 1
+    root = lambda step: jnp.sqrt(unit / jnp.maximum(step + 1, unit))
+    return times(ramp(warmup, total_steps), root)
 
 
 @register("schedules")
@@ -110,7 +133,7 @@ def step(
         factor: what a drop multiplies by.
         warmup: steps to the peak; drops are counted from the start of the run.
     """
-    period = _period(every)
+    period = period_of(every)
     at = [to_steps(f"{m}%", examples=1, batch_size=1, total=total_steps) for m in milestones]
 
     def drops(step: int) -> int:
@@ -118,7 +141,7 @@ def step(
 
     # factor ^ drops
     power = optax.exponential_decay(1.0, 1, factor)
-    return _times(_warmup(warmup, total_steps), lambda step: power(drops(step)))
+    return times(ramp(warmup, total_steps), lambda step: power(drops(step)))
 
 
 @register("schedules")
@@ -140,11 +163,11 @@ def exponential(
         staircase: fall at once at the end of each period, instead of smoothly.
         warmup: steps to the peak; the decay is counted from the start of the run.
     """
-    period = _period(every)
+    period = period_of(every)
     # rate ^ (step / every), rounded down for a staircase: in integers, since a compiler may turn
     # the division into a product that falls short of a whole number
     power = optax.exponential_decay(1.0, 1, rate)
-    return _times(
-        _warmup(warmup, total_steps),
+    return times(
+        ramp(warmup, total_steps),
         lambda step: power(step // period if staircase else step / period),
     )

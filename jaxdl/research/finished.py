@@ -8,8 +8,7 @@ from jaxdl.assemble import Plan, assemble
 from jaxdl.config import Config
 from jaxdl.errors import UserError, choices
 from jaxdl.hub.load import save
-from jaxdl.run import first_state, restored_state, whole_split
-from jaxdl.train.checkpoint import Checkpoints
+from jaxdl.session import final_state, first_state, weights_of, whole_split
 from jaxdl.train.evaluate import make_evaluate
 from jaxdl.types import PyTree
 
@@ -19,18 +18,11 @@ def weights(config: Config, workdir: Path | None = None) -> tuple[Plan, PyTree, 
 
     Args:
         config: of the run.
-        workdir: its directory, whose newest sound checkpoint is read.
+        workdir: its directory; the weights are those that it was judged by in the end.
     """
     plan = assemble(config)
-    if workdir is None:
-        return plan, *first_state(config, plan).weights()
-    if not (workdir / "checkpoints").is_dir():
-        raise UserError(f"'{workdir}' has no checkpoints")
-    with Checkpoints(workdir / "checkpoints", mode=config.evaluation.mode) as checkpoints:
-        restored = restored_state(config, plan, checkpoints)
-    if restored is None:
-        raise UserError(f"'{workdir}' has no finished checkpoint")
-    return plan, *restored.state.weights(config.evaluation.ema)
+    state = first_state(config, plan) if workdir is None else final_state(config, plan, workdir)
+    return plan, *weights_of(config, plan, state)
 
 
 def evaluate(config: Config, workdir: Path | None = None, role: str = "test") -> dict[str, float]:

@@ -1,14 +1,17 @@
 """Evaluation over a whole split: every example counts once, on any number of devices."""
 
+import functools
+import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxdl.train.sharding import fetch, replicated
-from jaxdl.types import Array, Batch, Metrics, Objective, PyTree
+from jaxdl.types import Array, Batch, Objective, PyTree, mask_of
 
 Evaluate = Callable[[PyTree, PyTree, Iterable[Batch]], dict[str, np.ndarray]]
 
@@ -20,12 +23,25 @@ def ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:
 
 
 class Metric(NamedTuple):
-    """What is measured: sums that add up over batches, and the value that they make in the end."""
+    """What is measured: what a batch gives, how batches merge, and the value of a whole split."""
 
-    sums: Callable[[dict[str, Array], Batch], tuple[Array, Array]]
-    """(outputs, batch) -> (sum, count), on the device"""
-    value: Callable[[np.ndarray, np.ndarray], np.ndarray | float] = ratio
-    """(sum, count) of a whole split, float64 -> the value"""
+    sums: Callable[[dict[str, Array], Batch], tuple[Array, Array] | dict[str, Array]]
+    """(outputs, batch) -> (sum, count), or a dict of arrays (b, ...), on the device"""
+    value: Callable[..., np.ndarray | float] = ratio
+    """(sum, count) of a whole split, float64 -> the value; or the dict of arrays (n, ...) -> it"""
+    merge: Literal["add", "concat"] = "add"
+    """Sums are added up; rows of arrays are put together, those of padding left out"""
+
+
+def metric_of(sums: functools.partial, facts: Mapping[str, Any]) -> Metric:
+    """The Metric of a registered builder with its arguments bound, and of its facts.
+
+    Those of the arguments that the fact `value` takes too, by name, are handed to it as well.
+    """
+    value = facts.get("value", ratio)
+    taken = inspect.signature(value).parameters
+    shared = {name: x for name, x in sums.keywords.items() if name in taken}
+    return Metric(sums, functools.partial(value, **shared), facts.get("merge", "add"))
 
 
 def make_evaluate(
@@ -33,24 +49,37 @@ def make_evaluate(
 ) -> Evaluate:
     """A function (params, variables, batches) -> name to value, computed by one jitted step.
 
-    Batches are padded to one size and carry a `mask`; sums stay on the device until the end.
+    Batches are padded to one size and carry a `mask`. Of a batch, only what the metrics return
+    comes to the host. Without any batch, every value is NaN.
     """
 
     @jax.jit(out_shardings=replicated(mesh))
-    def one(params: PyTree, variables: PyTree, batch: Batch) -> Metrics:
+    def one(params: PyTree, variables: PyTree, batch: Batch) -> tuple[PyTree, Array]:
         outputs = objective.predict(params, variables, batch)
-        return {name: metric.sums(outputs, batch) for name, metric in metrics.items()}
+        found = {name: metric.sums(outputs, batch) for name, metric in metrics.items()}
+        return found, mask_of(batch)
 
     def evaluate(params: PyTree, variables: PyTree, batches: Iterable[Batch]):
         # Summed on the host in float64: float32 stops counting at 2^24 examples.
-        total: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        for part in _lagged(one(params, variables, batch) for batch in batches):
-            for name, pair in part.items():
-                add = [np.asarray(x, np.float64) for x in pair]
-                total[name] = tuple(map(np.add, total.get(name, (0.0, 0.0)), add))
-        return {name: metrics[name].value(*pair) for name, pair in total.items()}
+        totals: dict[str, tuple[np.ndarray, ...]] = {}
+        rows: dict[str, list[dict[str, np.ndarray]]] = {}
+        for found, mask in _lagged(one(params, variables, batch) for batch in batches):
+            for name, part in found.items():
+                if metrics[name].merge == "concat":
+                    valid = {key: array[mask > 0] for key, array in part.items()}
+                    rows.setdefault(name, []).append(valid)
+                else:
+                    pair = [np.asarray(x, np.float64) for x in part]
+                    totals[name] = tuple(map(np.add, totals.get(name, (0.0, 0.0)), pair))
+        values = {name: metrics[name].value(*pair) for name, pair in totals.items()}
+        values |= {name: metrics[name].value(_joined(parts)) for name, parts in rows.items()}
+        return {name: values.get(name, math.nan) for name in metrics}
 
     return evaluate
+
+
+def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
 def make_predict(objective: Objective, mesh: jax.sharding.Mesh):
@@ -60,21 +89,18 @@ def make_predict(objective: Objective, mesh: jax.sharding.Mesh):
     prediction; padding is cut off.
     """
 
-    @jax.jit(out_shardings=replicated(mesh))
-    def one(params: PyTree, variables: PyTree, batch: Batch) -> dict[str, Array]:
-        probabilities = jax.nn.softmax(objective.predict(params, variables, batch)["logits"])
+    def sums(outputs: dict[str, Array], batch: Batch) -> dict[str, Array]:
+        probabilities = jax.nn.softmax(outputs["logits"])
         return {
             "label": batch["label"],
             "prediction": jnp.argmax(probabilities, axis=-1),
             "confidence": jnp.max(probabilities, axis=-1),
-            "mask": batch["mask"],
         }
 
+    evaluate = make_evaluate(objective, {"rows": Metric(sums, dict, "concat")}, mesh)
+
     def predict(params: PyTree, variables: PyTree, batches: Iterable[Batch]):
-        parts = list(_lagged(one(params, variables, batch) for batch in batches))
-        whole = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
-        valid = whole.pop("mask") > 0
-        return {k: v[valid] for k, v in whole.items()}
+        return evaluate(params, variables, batches)["rows"]
 
     return predict
 

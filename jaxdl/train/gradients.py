@@ -9,6 +9,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxdl.errors import UserError
+from jaxdl.registry import register
 from jaxdl.types import Array, Aux, Batch, PyTree
 
 Loss = Callable[[PyTree, PyTree, Batch, Array], tuple[Array, Aux]]
@@ -16,27 +18,34 @@ Taken = Callable[[PyTree, PyTree, Batch, Array], tuple[tuple[Array, Aux], PyTree
 Taker = Callable[[Loss], Taken]
 
 
-def plain(loss: Loss) -> Taken:
+def whole(loss: Loss) -> Taken:
     """The gradient of the whole batch at once."""
     return jax.value_and_grad(loss, has_aux=True)
 
 
-def accumulate(n: int) -> Taker:
-    """The gradient of the whole batch, from `n` micro-batches one after the other.
+@register("takers", "plain")
+def accumulate(micro_batches: int, /, take: Taker = whole) -> Taker:
+    """The gradient of the whole batch, from `micro_batches` of them one after the other.
 
     Each micro-batch weighs as many valid examples as it has, so the result is the full batch's
-    (exactly so where no layer looks across examples). Variables pass from one to the next.
-    Aux.outputs is empty. The loss must report its (sum, count) as Aux.metrics['loss'].
-    """
+    (exactly so where no layer looks across examples). Variables pass from one to the next, and
+    one sum of gradients is held. Aux.outputs is empty. The loss must report its (sum, count) as
+    Aux.metrics['loss'].
 
-    def take(loss: Loss) -> Taken:
+    Args:
+        micro_batches: how many a batch is cut into.
+        take: the taker of one micro-batch.
+    """
+    n = micro_batches
+
+    def accumulated(loss: Loss) -> Taken:
         def taken(params: PyTree, variables: PyTree, batch: Batch, key: Array):
             def split(x: Array) -> Array:
                 # Strided, so that each device cuts its own rows and none travels.
                 return x.reshape(x.shape[0] // n, n, *x.shape[1:]).swapaxes(0, 1)
 
             def one(variables: PyTree, micro: Batch, i: Array):
-                (value, aux), grads = plain(loss)(
+                (value, aux), grads = take(loss)(
                     params, variables, micro, jax.random.fold_in(key, i)
                 )
                 count = aux.metrics["loss"][1]
@@ -61,4 +70,92 @@ def accumulate(n: int) -> Taker:
 
         return taken
 
-    return plain if n == 1 else take
+    return take if n == 1 else accumulated
+
+
+def each_term(loss: Loss) -> Taken:
+    """The gradients of the terms that a loss adds up, stacked along axis 0 of every leaf."""
+
+    def taken(params: PyTree, variables: PyTree, batch: Batch, key: Array):
+        def terms(params: PyTree):
+            value, aux = loss(params, variables, batch, key)
+            if len(aux.terms) < 2:
+                raise UserError(
+                    "gradient taker 'pcgrad' needs a loss of several terms, and this objective "
+                    f"has {len(aux.terms) or 1}"
+                )
+            return jnp.stack(list(aux.terms.values())), (value, aux)
+
+        values, pull, (value, aux) = jax.vjp(terms, params, has_aux=True)
+        grads = jax.vmap(lambda row: pull(row)[0])(jnp.eye(len(values), dtype=values.dtype))
+        return (value, aux), grads
+
+    return taken
+
+
+def project_conflicts(grads: PyTree, key: Array) -> PyTree:
+    """The sum of gradients, each without what goes against another.
+
+    Args:
+        grads: every leaf has one gradient a term, along axis 0.
+        key: for the order in which conflicts are settled.
+    """
+    n = jax.tree.leaves(grads)[0].shape[0]
+    orders = jax.vmap(lambda k: jax.random.permutation(k, n))(jax.random.split(key, n))
+
+    def settle(own: PyTree, place: Array, order: Array) -> PyTree:
+        def against(own: PyTree, j: Array):
+            other = jax.tree.map(lambda g: g[j], grads)
+            dot = sum(jnp.vdot(a, b) for a, b in _pairs(own, other))
+            square = sum(jnp.vdot(b, b) for b in jax.tree.leaves(other))
+            # g_i = g_i - (g_i . g_j) / ||g_j||^2 g_j  where  g_i . g_j < 0
+            share = jnp.where((dot < 0) & (j != place), dot / jnp.maximum(square, 1e-30), 0.0)
+            return jax.tree.map(lambda a, b: a - share * b, own, other), None
+
+        return jax.lax.scan(against, own, order)[0]
+
+    settled = jax.vmap(settle)(grads, jnp.arange(n), orders)
+    return jax.tree.map(lambda g: g.sum(0), settled)
+
+
+def _pairs(a: PyTree, b: PyTree) -> list[tuple[Array, Array]]:
+    return list(zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+@register("takers")
+def pcgrad(micro_batches: int, /) -> Taker:
+    """Gradient surgery: terms whose gradients conflict lose what goes against each other.
+
+    Gradient Surgery for Multi-Task Learning. Yu, Kumar, Gupta, Levine, Hausman, Finn 2020.
+    https://arxiv.org/abs/2001.06782. Needs an objective whose Aux has two `terms` or more; with
+    micro-batches, conflicts are those of the whole batch.
+    """
+
+    def surgery(loss: Loss) -> Taken:
+        each = accumulate(micro_batches, each_term)(loss)
+
+        def taken(params: PyTree, variables: PyTree, batch: Batch, key: Array):
+            aux, grads = each(params, variables, batch, key)
+            return aux, project_conflicts(grads, jax.random.fold_in(key, micro_batches))
+
+        return taken
+
+    return surgery
+
+
+def scaled(take: Taker, scale: Array) -> Taker:
+    """The same gradient, taken of a loss that is `scale` times as large: for float16."""
+
+    def of_larger(loss: Loss) -> Taken:
+        def larger(*args: PyTree) -> tuple[Array, Aux]:
+            value, aux = loss(*args)
+            return value * scale, aux._replace(terms={k: v * scale for k, v in aux.terms.items()})
+
+        def taken(*args: PyTree) -> tuple[tuple[Array, Aux], PyTree]:
+            (value, aux), grads = take(larger)(*args)
+            value, grads = jax.tree.map(lambda x: x / scale, (value, grads))
+            return (value, aux), grads
+
+        return taken
+
+    return of_larger

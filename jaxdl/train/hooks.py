@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from jaxdl.errors import UserError
 from jaxdl.train.journal import Journal
 from jaxdl.train.sharding import fetch
 from jaxdl.train.state import TrainState
@@ -33,6 +34,10 @@ class TrainLog:
         waited: seconds the loop has spent waiting for data so far.
         window: what `window()` gave when the checkpoint that training resumes from was saved.
         shows: whether to draw on the console.
+        max_skipped: steps in a row whose gradient was not finite that end the run.
+
+    Raises:
+        UserError: when called, after that many.
     """
 
     def __init__(
@@ -48,6 +53,7 @@ class TrainLog:
         waited: Callable[[], float],
         window: dict[str, Any] | None = None,
         shows: bool = True,
+        max_skipped: int = 100,
     ):
         self._journal, self._every, self._total = journal, every, total
         self._batch_size, self._examples = batch_size, examples
@@ -55,6 +61,7 @@ class TrainLog:
         self._sums = {k: tuple(v) for k, v in (window or {}).items()}
         self._flying: deque[Metrics] = deque()
         self._steps, self._paused, self._shown = 0, 0.0, 0.0
+        self._skipped, self._max_skipped = 0, max_skipped
         self._began, self._waited_before = time.perf_counter(), waited()
         self._bar = tqdm(
             total=total,
@@ -106,8 +113,19 @@ class TrainLog:
             for name, (value, count) in landed.items():
                 value_before, count_before = self._sums.get(name, (0.0, 0.0))
                 self._sums[name] = (value_before + float(value), count_before + float(count))
+            self._count_skipped(landed)
             if not self._bar.disable and time.perf_counter() - self._shown > 0.5:
                 self._show(landed)
+
+    def _count_skipped(self, landed: Metrics) -> None:
+        self._skipped = self._skipped + 1 if landed.get("skipped", (0, 1))[0] else 0
+        if self._skipped >= self._max_skipped:
+            self._skipped = 0
+            raise UserError(
+                f"the gradients of the last {self._max_skipped} steps were not finite, and the "
+                "weights are those before them: try a smaller learning rate, "
+                "gradient.transforms=clip_norm, or precision=float32"
+            )
 
     def _show(self, landed: Metrics) -> None:
         self._shown = time.perf_counter()
@@ -142,6 +160,8 @@ class TrainLog:
                 for name in ("loss", "accuracy")
                 if f"train/{name}" in means
             )
+            if means.get("train/skipped"):
+                shown += f"  skipped {means['train/skipped']:.0%} of steps: gradient not finite"
             print(
                 f"step {t}/{self._total}  epoch {epoch:.1f}  {shown}  "
                 f"{speed:.0f} images/s  wait {wait:.0%}",

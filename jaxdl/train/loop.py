@@ -1,6 +1,6 @@
 """The loop: a generator over steps, and hooks that are called after each."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from jaxdl.train.state import TrainState
 from jaxdl.train.step import Step
@@ -17,6 +17,24 @@ def fit(
     for batch in batches:
         state, metrics = step(state, batch)
         yield state, metrics
+
+
+def in_turn(phases: Sequence[tuple[int, Step]], start: int) -> Step:
+    """One step out of several: from each one's number on, counted from `start` at the first call.
+
+    Args:
+        phases: (the number of the step from which it is used, step), in order, the first at 0.
+        start: steps done before.
+    """
+    done = start
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        nonlocal done
+        turn = [step for begin, step in phases if begin <= done][-1]
+        done += 1
+        return turn(state, batch)
+
+    return step
 
 
 def every(n: int, hook: Hook, last: int | None = None) -> Hook:

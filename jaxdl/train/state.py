@@ -1,7 +1,7 @@
 """All that training carries from one step to the next, as one pytree."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -9,26 +9,43 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from jaxdl.optim.schedule_free import evaluation_params
+from jaxdl.train.precision import LossScale, Scale, first_scale
 from jaxdl.train.sharding import Rules, tree_shardings
 from jaxdl.types import Array, Objective, PyTree
 
 
 @flax.struct.dataclass
 class TrainState:
-    """Parameters float32. `ema` averages {'params', 'variables'}, or is None where none is kept."""
+    """Parameters float32; what a run does not keep is None.
+
+    `average` is of {'params', 'variables'}; `loss_scale` is for float16.
+    """
 
     step: Array
     params: PyTree
     variables: PyTree
     opt_state: PyTree
     key: Array
-    ema: PyTree | None
+    average: PyTree | None = None
+    loss_scale: Scale | None = None
 
-    def weights(self, ema: bool = False) -> tuple[PyTree, PyTree]:
-        """(params, variables) to evaluate: the averaged ones if asked for and kept."""
-        if ema and self.ema is not None:
-            return self.ema["params"], self.ema["variables"]
-        return self.params, self.variables
+    def weights(self, average: bool = False) -> tuple[PyTree, PyTree]:
+        """(params, variables) to evaluate: the averaged ones if asked for and kept.
+
+        Schedule-free optimizers average too: what they evaluate is not where they take gradients.
+        """
+        if average and self.average is not None:
+            return self.average["params"], self.average["variables"]
+        return evaluation_params(self.opt_state, self.params), self.variables
+
+
+class Keeps(NamedTuple):
+    """What a state holds besides weights and the optimizer's memory, and where its leaves live."""
+
+    average: bool = False
+    loss_scale: LossScale | None = None
+    rules: Rules = ()
 
 
 def new_state(
@@ -36,8 +53,7 @@ def new_state(
     tx: optax.GradientTransformation,
     key: Array,
     batch_spec: Mapping[str, Any],
-    *,
-    ema: bool,
+    keeps: Keeps,
 ) -> TrainState:
     """A state before its first step: pure, to be traced by `init_state` and `abstract_state`."""
     init_key, run_key = jax.random.split(key)
@@ -49,7 +65,8 @@ def new_state(
         variables=variables,
         opt_state=tx.init(params),
         key=run_key,
-        ema={"params": params, "variables": variables} if ema else None,
+        average={"params": params, "variables": variables} if keeps.average else None,
+        loss_scale=first_scale(keeps.loss_scale) if keeps.loss_scale else None,
     )
 
 
@@ -59,16 +76,14 @@ def abstract_state(
     key: Array,
     batch_spec: Mapping[str, Any],
     mesh: Mesh,
-    *,
-    ema: bool = False,
-    rules: Rules = (),
+    keeps: Keeps = Keeps(),  # noqa: B008, immutable
 ) -> TrainState:
     """Shapes, types and shardings of the state, without computing it."""
-    shapes = jax.eval_shape(lambda k: new_state(objective, tx, k, batch_spec, ema=ema), key)
+    shapes = jax.eval_shape(lambda k: new_state(objective, tx, k, batch_spec, keeps), key)
     return jax.tree.map(
         lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place),
         shapes,
-        tree_shardings(shapes, mesh, rules),
+        tree_shardings(shapes, mesh, keeps.rules),
     )
 
 
@@ -78,9 +93,7 @@ def init_state(
     key: Array,
     batch_spec: Mapping[str, Any],
     mesh: Mesh,
-    *,
-    ema: bool = False,
-    rules: Rules = (),
+    keeps: Keeps = Keeps(),  # noqa: B008, immutable
 ) -> TrainState:
     """The first state, born sharded: no device ever holds the whole of a split leaf.
 
@@ -90,13 +103,12 @@ def init_state(
         key: a typed PRNG key; the same key gives the same state on any mesh.
         batch_spec: name to shape and dtype of a training batch, its first axis included.
         mesh: from `make_mesh`.
-        ema: whether to keep averaged weights.
-        rules: where leaves live; see `tree_shardings`.
+        keeps: what else there is, and where leaves live; see `tree_shardings`.
     """
-    abstract = abstract_state(objective, tx, key, batch_spec, mesh, ema=ema, rules=rules)
+    abstract = abstract_state(objective, tx, key, batch_spec, mesh, keeps)
     places = jax.tree.map(lambda s: s.sharding, abstract)
     init = jax.jit(
-        lambda k: new_state(objective, tx, k, batch_spec, ema=ema),
+        lambda k: new_state(objective, tx, k, batch_spec, keeps),
         out_shardings=places,
         compiler_options=_quick_to_compile(mesh),
     )
@@ -122,8 +134,8 @@ def with_weights(
     params, variables = place(params, state.params), place(variables, state.variables)
     shardings = jax.tree.map(lambda x: x.sharding, state.opt_state)
     opt_state = jax.jit(tx.init, out_shardings=shardings)(params)
-    ema = state.ema
-    if ema is not None:
+    average = state.average
+    if average is not None:
         # copies: the step donates its state, and no two of its leaves may be one array
-        ema = jax.tree.map(jnp.copy, {"params": params, "variables": variables})
-    return state.replace(params=params, variables=variables, opt_state=opt_state, ema=ema)
+        average = jax.tree.map(jnp.copy, {"params": params, "variables": variables})
+    return state.replace(params=params, variables=variables, opt_state=opt_state, average=average)

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxdl.train.gradients import Taker, plain
+from jaxdl.train.gradients import Taker, scaled, whole
+from jaxdl.train.precision import LossScale, next_scale
 from jaxdl.train.sharding import replicated
 from jaxdl.train.state import TrainState
 from jaxdl.types import Array, Batch, Metrics, Objective, PyTree
@@ -17,20 +18,32 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 def make_step(
     objective: Objective,
     tx: optax.GradientTransformationExtraArgs,
-    gradient: Taker = plain,
+    gradient: Taker = whole,
     *,
-    ema_decay: float | None = None,
+    average: Callable[[Array], Array] | None = None,
+    loss_scale: LossScale | None = None,
+    skip_nonfinite: bool = True,
 ) -> Step:
     """A pure function (state, batch) -> (next state, metrics as (sum, count)).
 
     Besides the objective's own, the metrics hold the global norms of gradient, parameters and
     update. Randomness is a function of the run's key and the step alone.
+
+    Args:
+        objective: what is minimised.
+        tx: how parameters move.
+        gradient: how the gradient is taken.
+        average: steps done -> the share that the newest weights take in their running average.
+        loss_scale: for float16, how the number that multiplies the loss moves.
+        skip_nonfinite: where the gradient is not finite, change nothing but the step and the loss
+            scale, and count it in the metric 'skipped'; the other metrics of that step count 0.
     """
-    take = gradient(objective.loss)
     tx = optax.with_extra_args_support(tx)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
+        taker = gradient if loss_scale is None else scaled(gradient, state.loss_scale.value)
+        take = taker(objective.loss)
         (loss, aux), grads = take(state.params, state.variables, batch, key)
 
         def grad_fn(params: PyTree) -> PyTree:
@@ -44,33 +57,40 @@ def make_step(
         norms = {"gradient_norm": grads, "parameter_norm": params, "update_norm": updates}
         one = jnp.ones((), jnp.float32)
         metrics = aux.metrics | {k: (optax.tree.norm(v), one) for k, v in norms.items()}
-        state = state.replace(
-            step=state.step + 1,
-            params=params,
-            variables=aux.variables,
-            opt_state=opt_state,
-            ema=_average(state, params, aux.variables, ema_decay),
-        )
-        return state, metrics
+        new = state.replace(params=params, variables=aux.variables, opt_state=opt_state)
+        if average is not None:
+            share = average(state.step)
+            latest = {"params": params, "variables": aux.variables}
+            new = new.replace(
+                average=jax.tree.map(lambda a, x: _towards(a, x, share), state.average, latest)
+            )
+        if skip_nonfinite or loss_scale is not None:
+            # A norm is finite only if all that it is taken of is; SAM's second gradient shows in
+            # the update.
+            sizes = jnp.stack([loss, metrics["gradient_norm"][0], metrics["update_norm"][0]])
+            finite = jnp.all(jnp.isfinite(sizes))
+            new = _choose(finite, new, state)
+            metrics = jax.tree.map(lambda x: jnp.where(finite, x, jnp.zeros_like(x)), metrics)
+            metrics["skipped"] = (1 - finite.astype(jnp.float32), one)
+            if loss_scale is not None:
+                new = new.replace(loss_scale=next_scale(loss_scale, state.loss_scale, finite))
+                metrics["loss_scale"] = (state.loss_scale.value, one)
+        return new.replace(step=state.step + 1), metrics
 
     return step
 
 
-def _average(
-    state: TrainState, params: PyTree, variables: PyTree, decay: float | None
-) -> PyTree | None:
-    if decay is None:
-        return None
-    # ema = d ema + (1 - d) x, with d = min(decay, (1 + t) / (10 + t)) so that early averages
-    # are not dominated by the initial weights (as tf.train.ExponentialMovingAverage).
-    t = state.step.astype(jnp.float32)
-    d = jnp.minimum(decay, (1 + t) / (10 + t))
-    new = {"params": params, "variables": variables}
-    return jax.tree.map(lambda old, x: _mix(old, x, d), state.ema, new)
+def _choose(finite: Array, new: TrainState, old: TrainState) -> TrainState:
+    moved = ("params", "variables", "opt_state", "average")
+    pick = lambda x, y: jax.tree.map(lambda a, b: jnp.where(finite, a, b), x, y)
+    return new.replace(**{name: pick(getattr(new, name), getattr(old, name)) for name in moved})
 
 
-def _mix(old: Array, new: Array, d: Array) -> Array:
-    return d * old + (1 - d) * new if jnp.issubdtype(new.dtype, jnp.floating) else new
+def _towards(average: Array, new: Array, share: Array) -> Array:
+    # a = a + share (x - a), and x itself where share is 1
+    if not jnp.issubdtype(new.dtype, jnp.floating):
+        return new
+    return (1 - share) * average + share * new
 
 
 def compile_step(step: Step, state: TrainState) -> Step:

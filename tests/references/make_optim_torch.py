@@ -1,10 +1,12 @@
 """Writes optim_torch.json: what torch.optim makes of fixed gradients, in float64.
 
 Run with a Python that has PyTorch: python tests/references/make_optim_torch.py
-Made with torch 2.13.0. `wave`, `SHAPES` and the step sizes are those of test_optim.py.
+Made with torch 2.13.0. `wave` and `SHAPES` are those of trajectories.py, the step sizes are those
+of test_optim.py.
 """
 
 import json
+import unittest.mock
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,39 @@ SHAPES = {
     "dense/kernel": (5, 3),
     "wide/kernel": (130, 140),
 }
+
+
+class Muon(torch.optim.Optimizer):
+    """torch.optim.Muon on kernels as matrices (out, in), AdamW on biases, in float64 throughout."""
+
+    def __init__(self, params: list, **arguments):
+        super().__init__(params, {"lr": arguments["lr"]})
+        kernels, biases = self.param_groups
+        self.kernels = kernels["params"]
+        self.matrices = [
+            torch.nn.Parameter(p.detach().reshape(-1, p.shape[-1]).T.contiguous())
+            for p in self.kernels
+        ]
+        decay = {"weight_decay": kernels.get("weight_decay", 0.0)}
+        self.muon = torch.optim.Muon(self.matrices, **arguments, **decay)
+        self.share = 1.0 if "adjust_lr_fn" in arguments else 0.015
+        self.adamw = torch.optim.AdamW(biases["params"], betas=(0.9, 0.95), eps=1e-10)
+        self.adamw.param_groups[0]["weight_decay"] = 0.0
+
+    def step(self) -> None:
+        """One step; the iteration's rounding to bfloat16, no part of the rule, is taken out."""
+        rate = self.param_groups[0]["lr"]
+        self.muon.param_groups[0]["lr"] = rate
+        self.adamw.param_groups[0]["lr"] = self.share * rate
+        for p, matrix in zip(self.kernels, self.matrices, strict=True):
+            matrix.grad = p.grad.reshape(-1, p.shape[-1]).T.contiguous()
+        with unittest.mock.patch.object(torch.Tensor, "bfloat16", torch.Tensor.clone):
+            self.muon.step()
+        self.adamw.step()
+        for p, matrix in zip(self.kernels, self.matrices, strict=True):
+            p.data.copy_(matrix.detach().T.reshape(p.shape))
+
+
 CASES = {
     "sgd": (torch.optim.SGD, {"lr": 0.1}, {}),
     "sgd_momentum": (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}, {"weight_decay": 0.1}),
@@ -43,6 +78,20 @@ CASES = {
         torch.optim.Adafactor,
         {"lr": 0.05, "eps": (1e-30, 1e-3)},
         {"weight_decay": 0.5},
+    ),
+    "nadam": (torch.optim.NAdam, {"lr": 0.01}, {"weight_decay": 0.1}),
+    "nadam_psi": (
+        torch.optim.NAdam,
+        {"lr": 0.01, "betas": (0.8, 0.95), "momentum_decay": 0.5},
+        {},
+    ),
+    "radam": (torch.optim.RAdam, {"lr": 0.01}, {"weight_decay": 0.1}),
+    "radam_b2": (torch.optim.RAdam, {"lr": 0.01, "betas": (0.8, 0.9), "eps": 1e-3}, {}),
+    "muon": (Muon, {"lr": 0.02}, {"weight_decay": 0.5}),
+    "muon_match_rms_adamw": (
+        Muon,
+        {"lr": 0.01, "momentum": 0.8, "adjust_lr_fn": "match_rms_adamw"},
+        {"weight_decay": 0.1},
     ),
 }
 

@@ -1,0 +1,82 @@
+"""How well scores rank the examples of a class before all others, exact over a whole split.
+
+The Meaning and Use of the Area under a Receiver Operating Characteristic Curve. Hanley, McNeil
+1982. https://doi.org/10.1148/radiology.143.1.7063747
+
+Of two classes, the second is what is looked for; of more, each is, against all others, and the
+mean is over the classes for which that means something: some examples are of them, and some not.
+The logits of the whole split are kept on the host until the end.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from jaxdl.metrics.classification import Outputs
+from jaxdl.registry import register
+from jaxdl.types import Array, Batch
+
+
+def mean_over_classes(
+    score: Callable[[np.ndarray, np.ndarray], float], rows: dict[str, np.ndarray]
+) -> float:
+    """Mean over classes of `score`(is of the class (n,) bool, rank by its probability (n,)).
+
+    Args:
+        score: of one class.
+        rows: `logits` (n, k) and `label` (n,).
+
+    Returns:
+        NaN where a logit is, or where only one class is there.
+    """
+    from scipy.special import log_softmax
+    from scipy.stats import rankdata  # a second that training need not wait for
+
+    logits, label = rows["logits"].astype(np.float64), rows["label"]
+    if np.isnan(logits).any():
+        return math.nan
+    if logits.shape[-1] == 2:
+        # The same order as the probability's, which would be 1 for all that is above 37.
+        scores = {1: logits[:, 1] - logits[:, 0]}
+    else:
+        scores = dict(enumerate(log_softmax(logits, axis=-1).T))
+    found = []
+    for k, values in scores.items():
+        positive = label == k
+        if 0 < positive.sum() < len(label):
+            found.append(score(positive, rankdata(values)))
+    return float(np.mean(found)) if found else math.nan
+
+
+def auroc_of(rows: dict[str, np.ndarray]) -> float:
+    """Mean over classes of the area under the curve."""
+    from sklearn.metrics import roc_auc_score
+
+    return mean_over_classes(roc_auc_score, rows)
+
+
+def average_precision_of(rows: dict[str, np.ndarray]) -> float:
+    """Mean over classes of the average precision."""
+    from sklearn.metrics import average_precision_score
+
+    return mean_over_classes(average_precision_score, rows)
+
+
+def _logits(outputs: Outputs, batch: Batch) -> dict[str, Array]:
+    return {"logits": outputs["logits"], "label": batch["label"]}
+
+
+@register("metrics", merge="concat", value=auroc_of)
+def auroc(outputs: Outputs, batch: Batch, /) -> dict[str, Array]:
+    """Area under the ROC curve: how often one of a class scores above one of another; ties half."""
+    return _logits(outputs, batch)
+
+
+@register("metrics", merge="concat", value=average_precision_of)
+def average_precision(outputs: Outputs, batch: Batch, /) -> dict[str, Array]:
+    """Area under the curve of precision over recall, in steps and not interpolated.
+
+    Davis, Goadrich 2006. https://doi.org/10.1145/1143844.1143874
+    """
+    return _logits(outputs, batch)

@@ -1,0 +1,78 @@
+"""Center loss: features of a class gather around its centre.
+
+A Discriminative Feature Learning Approach for Deep Face Recognition. Wen, Zhang, Li, Qiao 2016.
+https://doi.org/10.1007/978-3-319-46478-7_31
+What differs: means over the batch stand for the paper's sums, in the joint loss and so in the
+weight; centres begin at 0.
+"""
+
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+import msgspec
+
+from jaxdl.config import NonNegative
+from jaxdl.metrics.segmentation import weighted
+from jaxdl.objectives.features import penalized, pooled, pure
+from jaxdl.registry import register
+from jaxdl.types import Array, Batch, Objective, PyTree
+
+CENTERS = "centers"
+"""The entry of the variables that holds one centre a class, (k, d) float32."""
+
+
+@register("regularizers")
+def center_loss(
+    objective: Objective,
+    /,
+    *,
+    weight: NonNegative = 0.003,
+    alpha: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.5,
+) -> Objective:
+    """Add the squared distance of features from their class's centre, and move the centres.
+
+    L + weight / 2 mean_i ||x_i - c_{y_i}||^2. The centres have no gradient; each step moves them
+    towards their class's features of this batch. Micro-batches of an accumulated batch move them
+    one after the other. Mixed examples, whose share is below 1, have no one centre: they feel no
+    pull and move none, so where every example is a mixture the metric is 0 / 0.
+
+    Args:
+        objective: whose outputs have logits (b, k), and features (b, d) or (b, h, w, d).
+        weight: the paper's lambda; the metric 'center_loss' is without it.
+        alpha: how far the centres move.
+    """
+
+    def init(key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
+        params, variables = objective.init(key, batch)
+        _, aux = jax.eval_shape(objective.loss, params, variables, batch, key)
+        width = jax.eval_shape(pooled, aux.outputs).shape[-1]
+        classes = aux.outputs["logits"].shape[-1]
+        return params, {**variables, CENTERS: jnp.zeros((classes, width), jnp.float32)}
+
+    def loss(params: PyTree, variables: PyTree, batch: Batch, key: Array):
+        centers = variables[CENTERS]
+        value, aux = objective.loss(params, _without(variables), batch, key)
+        mask, x = pure(batch), pooled(aux.outputs)
+        gap = jnp.where(mask[:, None] > 0, x - centers[batch["label"]], 0.0)
+        # L_C = 1/2 ||x_i - c_{y_i}||^2
+        penalty = weighted(jnp.sum(gap**2, axis=-1) / 2, mask)
+        value, aux = penalized(value, aux, penalty, weight=weight, name="center_loss")
+        moved = centers + alpha * _pull(gap, batch["label"], mask, len(centers))
+        return value, aux._replace(variables={**aux.variables, CENTERS: moved})
+
+    def predict(params: PyTree, variables: PyTree, batch: Batch, key: Array | None = None):
+        return objective.predict(params, _without(variables), batch, key)
+
+    return Objective(init, loss, predict)
+
+
+def _pull(gap: Array, label: Array, mask: Array, classes: int) -> Array:
+    """-delta_c_j = sum_i [y_i = j] (x_i - c_j) / (1 + sum_i [y_i = j]), (k, d)."""
+    member = jax.nn.one_hot(label, classes) * mask[:, None]
+    total = jnp.matmul(member.T, gap, precision=jax.lax.Precision.HIGHEST)
+    return total / (1 + jnp.sum(member, axis=0)[:, None])
+
+
+def _without(variables: PyTree) -> PyTree:
+    return {name: value for name, value in variables.items() if name != CENTERS}

@@ -1,0 +1,44 @@
+"""What objectives that look at features share: one vector an example, and which examples count."""
+
+import jax.numpy as jnp
+
+from jaxdl.errors import UserError
+from jaxdl.types import Array, Aux, Batch, mask_of
+
+
+def pooled(outputs: dict[str, Array]) -> Array:
+    """Features as one vector an example, (b, d): a map (b, h, w, d) gives its mean.
+
+    Raises:
+        UserError: features of another kind, as of a model that speaks of each pixel or token.
+    """
+    features = outputs["features"]
+    if isinstance(features, tuple) or features.ndim not in (2, 4):
+        raise UserError("the model's features are no vector an example, nor one map an example")
+    return jnp.mean(features, axis=(1, 2)) if features.ndim == 4 else features
+
+
+def pure(batch: Batch) -> Array:
+    """Which examples have one class, (b,) float32: 1, or 0 for padding and for true mixtures."""
+    if "share" not in batch:
+        return mask_of(batch)
+    return mask_of(batch) * (batch["share"] == 1)
+
+
+def penalized(
+    loss: Array, aux: Aux, penalty: tuple[Array, Array], *, weight: float, name: str
+) -> tuple[Array, Aux]:
+    """Add weight * mean penalty to a loss, as a term of its own, and to what it reports of itself.
+
+    Args:
+        loss: the scalar.
+        aux: with `metrics['loss']`, whose quotient is the scalar.
+        penalty: (sum, count).
+        weight: of the penalty's mean.
+        name: of the penalty, unweighted, among the metrics.
+    """
+    extra = weight * penalty[0] / jnp.maximum(penalty[1], 1.0)
+    total, count = aux.metrics["loss"]
+    metrics = aux.metrics | {"loss": (total + extra * count, count), name: penalty}
+    terms = (aux.terms or {"loss": loss}) | {name: extra}
+    return loss + extra, aux._replace(metrics=metrics, terms=terms)

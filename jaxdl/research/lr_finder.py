@@ -1,0 +1,108 @@
+"""The learning-rate range test: raise the rate step by step, see where the loss falls and flies.
+
+Cyclical Learning Rates for Training Neural Networks. Smith 2015. https://arxiv.org/abs/1506.01186
+(section 3.3). The rate grows by the same factor at each step, and the loss is smoothed, as in
+https://arxiv.org/abs/1803.09820 and fastai.
+"""
+
+import contextlib
+import dataclasses
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxdl.assemble import assemble
+from jaxdl.config import Config, Part
+from jaxdl.errors import UserError
+from jaxdl.session import first_state, training_batches
+from jaxdl.train.loop import fit
+from jaxdl.train.step import compile_step
+
+DIVERGED = 4.0
+"""The test ends where the smoothed loss is so many times the least."""
+
+
+class RangeTest(NamedTuple):
+    """What the test saw."""
+
+    rates: np.ndarray
+    """(t,) learning rates, rising"""
+    losses: np.ndarray
+    """(t,) training losses at them, smoothed"""
+
+    @property
+    def steepest(self) -> float:
+        """The rate at which the loss falls fastest: a rate to train with."""
+        slope = np.gradient(self.losses, np.log(self.rates))
+        return float(self.rates[int(np.argmin(slope))])
+
+    @property
+    def lowest(self) -> float:
+        """The rate at which the loss is least: a tenth of it is the other usual choice."""
+        return float(self.rates[int(np.argmin(self.losses))])
+
+
+def find_learning_rate(
+    config: Config,
+    *,
+    low: float = 1e-6,
+    high: float = 10.0,
+    steps: int = 100,
+    smoothing: float = 0.9,
+) -> RangeTest:
+    """Train from the start with a rate that rises from `low` to `high`, and keep nothing.
+
+    Args:
+        config: of the run; its schedule, duration and average are left out.
+        low: first learning rate.
+        high: learning rate of the last step, unless the loss flies before.
+        steps: of the test.
+        smoothing: decay rate of the running mean of losses.
+    """
+    if not 0 < low < high:
+        raise UserError(f"the range of rates {low} to {high} does not rise from above 0")
+    if steps < 10:
+        raise UserError(f"{steps} steps are too few to see a loss fall: take 10 or more")
+    optimizer = Part(config.optimizer.name, {**config.optimizer.args, "learning_rate": high})
+    config = dataclasses.replace(
+        config,
+        optimizer=optimizer,
+        schedule=Part("range_test", {"low": low / high}),
+        duration=steps,
+        average=None,
+    )
+    plan = assemble(config)
+    state = first_state(config, plan)
+    step = compile_step(plan.phases[-1][1], state)
+    losses: list[float] = []
+    running = 0.0
+    with contextlib.closing(training_batches(config, plan, 0, steps)) as batches:
+        for _, metrics in fit(state, step, batches):
+            total, count = metrics["loss"]
+            loss = float(total) / float(count) if count else math.nan
+            running = smoothing * running + (1 - smoothing) * loss
+            losses.append(running / (1 - smoothing ** (len(losses) + 1)))
+            if not losses[-1] <= DIVERGED * min(losses):
+                break
+    if not math.isfinite(losses[-1]):
+        losses.pop()
+    if len(losses) < 3:
+        raise UserError(f"the loss is not finite from the start, at a rate of {low:g}")
+    rates = np.asarray([float(plan.schedule(t)) for t in range(len(losses))])
+    return RangeTest(rates, np.asarray(losses))
+
+
+def plot(test: RangeTest, file: Path) -> None:
+    """Loss over rate, with the two rates that one would take; png, svg or pdf by suffix."""
+    from matplotlib.figure import Figure  # imported here: it takes a while
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(test.rates, test.losses)
+    axes.axvline(test.steepest, linestyle="--", label=f"steepest {test.steepest:.2g}")
+    axes.axvline(test.lowest / 10, linestyle=":", label=f"lowest / 10 {test.lowest / 10:.2g}")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="training loss, smoothed")
+    axes.legend()
+    figure.savefig(file)

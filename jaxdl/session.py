@@ -1,0 +1,227 @@
+"""A plan at work in a run directory: its state, its batches, its journal, its checkpoints."""
+
+import contextlib
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdl.assemble import GIB, Plan
+from jaxdl.config import Config, Part
+from jaxdl.data.pipeline import evaluation_batches, train_batches
+from jaxdl.data.prefetch import Batches
+from jaxdl.errors import UserError
+from jaxdl.hub.load import transfer
+from jaxdl.train import stopping
+from jaxdl.train.checkpoint import Checkpoints, Restored
+from jaxdl.train.evaluate import make_evaluate
+from jaxdl.train.journal import Journal
+from jaxdl.train.sharding import batch_sharding
+from jaxdl.train.state import TrainState, init_state, with_weights
+from jaxdl.types import PyTree
+
+
+@dataclasses.dataclass
+class Session:
+    """A plan at work in a run directory."""
+
+    config: Config
+    plan: Plan
+    workdir: Path
+
+    def __post_init__(self) -> None:
+        keep, mode = self.config.checkpoint, self.config.evaluation.mode
+        self.leads = jax.process_index() == 0
+        self.checkpoints = Checkpoints(
+            self.workdir / "checkpoints",
+            keep_latest=keep.keep_latest,
+            keep_best=keep.keep_best,
+            mode=mode,
+        )
+        self._evaluate = make_evaluate(self.plan.objective, self.plan.metrics, self.plan.mesh)
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.checkpoints.close()
+        if hasattr(self, "journal"):
+            self.journal.close()
+
+    def start(self) -> Restored:
+        """The newest sound checkpoint, or else a fresh state; opens the journal at its step."""
+        restored = restored_state(self.config, self.plan, self.checkpoints)
+        restored = restored or Restored(first_state(self.config, self.plan), {})
+        self.journal = Journal(
+            self.workdir,
+            step=int(restored.state.step),
+            tensorboard=self.config.log.tensorboard,
+            writes=self.leads,
+        )
+        return restored
+
+    def batches(self, start: int) -> Batches:
+        """Training batches from step `start` to the end of the run."""
+        return training_batches(self.config, self.plan, start, self.plan.steps)
+
+    def evaluate(self, state: TrainState, role: str) -> dict[str, float]:
+        """Measure a split, write it to the journal: 'role/metric' to value."""
+        weights = self.weights(state)
+        values = self._measure(weights, role)
+        if role == "validation" and self.config.evaluation.gap:
+            fitted = self._measure(weights, "train", len(self.plan.splits[role]))
+            values |= {f"fitted/{k.partition('/')[2]}": v for k, v in fitted.items()}
+            values |= gaps(values)
+        self.journal.write(int(state.step), values)
+        return values
+
+    def _measure(
+        self, weights: tuple[PyTree, PyTree], role: str, examples: int | None = None
+    ) -> dict[str, float]:
+        batches = whole_split(self.config, self.plan, role, examples)
+        found = self._evaluate(*weights, batches)
+        return {f"{role}/{k}": float(v) for k, v in found.items() if np.ndim(v) == 0}
+
+    def weights(self, state: TrainState) -> tuple[PyTree, PyTree]:
+        """(params, variables) to evaluate, with batch statistics of their own if asked for."""
+        return weights_of(self.config, self.plan, state)
+
+    def whole(self, role: str) -> Batches:
+        """A split's batches for evaluation."""
+        return whole_split(self.config, self.plan, role)
+
+    def history(self) -> list[tuple[int, float]]:
+        """(step, value) of the monitored metric."""
+        return self.journal.series(self.config.evaluation.monitor)
+
+    def has_stopped(self) -> bool:
+        """Whether early stopping has had enough."""
+        early, values = self.config.early_stopping, [v for _, v in self.history()]
+        return early is not None and stopping.should_stop(
+            values,
+            patience=early.patience,
+            min_delta=early.min_delta,
+            mode=self.config.evaluation.mode,
+        )
+
+    def has_improved(self) -> bool:
+        """Whether the last evaluation is the best so far."""
+        values = [v for _, v in self.history()]
+        best = stopping.best(values, self.config.evaluation.mode)
+        return best is not None and best == len(values) - 1
+
+    def best(self, state: TrainState) -> TrainState:
+        """The best weights that were kept where early stopping asks for them, else the last."""
+        step = best_step(self.config, self.checkpoints, self.history())
+        return state if step is None else self.checkpoints.restore(step, _abstract(state)).state
+
+
+def gaps(values: dict[str, float]) -> dict[str, float]:
+    """'gap/metric': what a metric loses from the training examples to the validation split.
+
+    Both are measured alike: without augmentation, without dropout. A large gap asks for more
+    regularisation, none for less.
+    """
+    both = [k.removeprefix("fitted/") for k in values if k.startswith("fitted/")]
+    return {f"gap/{k}": abs(values[f"fitted/{k}"] - values[f"validation/{k}"]) for k in both}
+
+
+def best_step(
+    config: Config, checkpoints: Checkpoints, history: list[tuple[int, float]]
+) -> int | None:
+    """The step of the best weights that were kept; None unless early stopping asks for them."""
+    if not (config.early_stopping and config.early_stopping.restore_best):
+        return None
+    kept = set(checkpoints.steps())
+    measured = [(s, v) for s, v in history if s in kept]
+    position = stopping.best([v for _, v in measured], config.evaluation.mode)
+    return None if position is None else measured[position][0]
+
+
+def whole_split(config: Config, plan: Plan, role: str, examples: int | None = None) -> Batches:
+    """A split's batches for evaluation, or those of so many of its examples; padding masked."""
+    mesh, data = plan.mesh, config.data
+    return evaluation_batches(
+        plan.splits[role],
+        batch_size=-(-data.evaluation_batch_size // mesh.size) * mesh.size,
+        sharding=batch_sharding(mesh),
+        prefetch=data.prefetch,
+        threads=data.threads,
+        examples=examples,
+    )
+
+
+def weights_of(config: Config, plan: Plan, state: TrainState) -> tuple[PyTree, PyTree]:
+    """(params, variables) to evaluate: averaged where they are kept, unless the config says not.
+
+    With `evaluation.norm_batches`, averaged weights have the batch statistics of as many training
+    batches, the first of the run.
+    """
+    params, variables = state.weights(config.evaluation.average)
+    n, averaged = config.evaluation.norm_batches, params is not state.params
+    if not (n and averaged and "batch_stats" in variables):
+        return params, variables
+    with contextlib.closing(training_batches(config, plan, 0, n)) as batches:
+        return params, plan.reestimate(params, variables, batches, state.key)
+
+
+def training_batches(config: Config, plan: Plan, start: int, stop: int) -> Batches:
+    """Training batches from step `start` to `stop`."""
+    data = config.data
+    return train_batches(
+        plan.splits["train"],
+        batch_size=data.batch_size,
+        seed=config.seed,
+        start=start,
+        stop=stop,
+        sharding=batch_sharding(plan.mesh),
+        prefetch=data.prefetch,
+        threads=data.threads,
+        device_memory=int(data.device_memory * GIB),
+    )
+
+
+def first_state(config: Config, plan: Plan) -> TrainState:
+    """The state before the first step: fresh, or with the published weights of `init_from`."""
+    state = init_state(*plan.first(config.seed))
+    return begin_with(config.init_from, config.model, plan, state) if config.init_from else state
+
+
+def restored_state(config: Config, plan: Plan, checkpoints: Checkpoints) -> Restored | None:
+    """The newest sound checkpoint, or None where there is none yet."""
+    return checkpoints.restore_newest(plan.abstract_state(config.seed))
+
+
+def final_state(config: Config, plan: Plan, workdir: Path) -> TrainState:
+    """The state that a run ended with: its best where early stopping restored that, else its last.
+
+    Raises:
+        UserError: the directory has no finished checkpoint.
+    """
+    if not (workdir / "checkpoints").is_dir():
+        raise UserError(f"'{workdir}' has no checkpoints")
+    history = Journal(workdir, step=plan.steps, writes=False).series(config.evaluation.monitor)
+    with Checkpoints(workdir / "checkpoints", mode=config.evaluation.mode) as checkpoints:
+        step = best_step(config, checkpoints, history)
+        if step is not None:
+            return checkpoints.restore(step, plan.abstract_state(config.seed)).state
+        restored = restored_state(config, plan, checkpoints)
+    if restored is None:
+        raise UserError(f"'{workdir}' has no finished checkpoint")
+    return restored.state
+
+
+def begin_with(source: str, model: Part, plan: Plan, state: TrainState) -> TrainState:
+    """A first state that holds published weights of a registered model; see `hub.transfer`."""
+    if not {"backbone", "head"} <= set(state.params):
+        raise UserError("config.init_from fills one model, and this objective trains several")
+    params, variables = transfer(source, model.name, state.params, state.variables, args=model.args)
+    return with_weights(state, plan.tx, params, variables)
+
+
+def _abstract(state: TrainState) -> TrainState:
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
