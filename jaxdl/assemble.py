@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxdl import registry
@@ -302,13 +303,20 @@ def _each(kind: str, part: Part) -> str:
 def _check_fit(config: Config, module: Any, train: Split) -> None:
     """Refuse parts that do not speak of the same thing, before anything compiles."""
     source, spec = config.data.source.name, train.element_spec
+    _check_mixing(config)
     for field in ("augment", "preprocess"):
         for part in getattr(config, field):
-            read = registry.find("augmentations", part.name).facts.get("reads", "image")
+            facts = registry.find("augmentations", part.name).facts
+            read = facts.get("reads", "image")
             if read not in spec:
                 raise UserError(
                     f"augmentation '{part.name}' reads '{read}', and source '{source}' gives "
                     f"{_shapes(train)}: set config.{field} to []"
+                )
+            if facts.get("pixels") == "uint8" and spec[read].dtype != np.uint8:
+                raise UserError(
+                    f"augmentation '{part.name}' is of bytes, and source '{source}' gives "
+                    f"{_shapes(train)}"
                 )
     each = getattr(module, "each", None)
     for name in getattr(module, "reads", ("image",)):
@@ -333,6 +341,21 @@ def _check_fit(config: Config, module: Any, train: Split) -> None:
         raise UserError(
             f"objective '{config.objective.name}' reads a label of each {wanted}, and source "
             f"'{source}' gives {found}"
+        )
+
+
+def _check_mixing(config: Config) -> None:
+    """Mixed examples have two labels: nothing comes after them but what knows that."""
+    mixes = [registry.find("augmentations", p.name).facts.get("mixes") for p in config.augment]
+    if True in mixes[:-1]:
+        name = config.augment[mixes.index(True)].name
+        raise UserError(f"augmentation '{name}' mixes examples: it is the last in config.augment")
+    knows = [registry.find("objectives", config.objective.name).facts.get("mixed")]
+    knows.append(_each("objectives", config.objective) == "pixel")  # maps are pasted, not mixed
+    if True in mixes and not any(knows):
+        raise UserError(
+            f"augmentation '{config.augment[-1].name}' mixes examples, and objective "
+            f"'{config.objective.name}' knows of one label each"
         )
 
 

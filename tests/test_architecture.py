@@ -14,6 +14,7 @@ ROWS = [
     ["objectives", "data", "train", "hub", "report"],
     ["assemble", "memory", "session", "run"],
     ["research"],
+    ["verbs"],
     ["main"],
 ]
 TOGETHER = {0, 4}  # rows of single files that work together

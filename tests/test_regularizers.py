@@ -171,7 +171,7 @@ def test_weight_noise_has_its_deviation(place):
 @pytest.mark.parametrize("alpha", [0.01, 0.1, 1.0, 20.0, 1000.0])
 def test_the_kl_approximates_its_integral(alpha):
     # KL = E log|e| - log(alpha) / 2 + C with e ~ N(1, alpha); C = (gamma + log 2) / 2 makes it 0
-    # for alpha without end: equation 11 of the paper, and the mean of log|z| for a normal z.
+    # for alpha without end: minus the mean of log|z| for a normal z.
     s = math.sqrt(alpha)
     density = lambda e: math.log(abs(e)) * math.exp(-((e - 1) ** 2) / (2 * alpha))
     parts = [(1 - 12 * s, 0.0), (0.0, 1 + 12 * s)] if 12 * s > 1 else [(1 - 12 * s, 1 + 12 * s)]

@@ -98,7 +98,8 @@ def turned_hue(image: Array, turn: Array) -> Array:
     shift = (turn * 255).astype(jnp.int32)  # towards zero, as torchvision
     hue, saturation, value = _hsv(image)
     hue = (hue + sides(shift, hue)) & 255
-    return _rgb(hue, saturation, value)
+    # Without the barrier XLA works all of this out once more for each channel.
+    return _rgb(*jax.lax.optimization_barrier((hue, saturation, value)))
 
 
 def _hsv(image: Array) -> tuple[Array, Array, Array]:
@@ -132,12 +133,14 @@ def _of_255(share: Array) -> Array:
 def _rgb(hue: Array, saturation: Array, value: Array) -> Array:
     sixth, rest = hue * 6 // 255, hue * 6 % 255
     rounded = lambda numerator, denominator: (2 * numerator + denominator) // (2 * denominator)
-    p = rounded(value * (255 - saturation), 255)
-    q = rounded(value * (65025 - saturation * rest), 65025)
-    t = rounded(value * (65025 - saturation * (255 - rest)), 65025)
-    v = value
-    choose = lambda *by_sixth: jnp.select([sixth % 6 == i for i in range(6)], by_sixth)
-    red = choose(v, q, p, p, t, v)
-    green = choose(t, v, v, q, p, p)
-    blue = choose(p, p, t, v, v, q)
-    return jnp.stack([red, green, blue], -1).astype(jnp.uint8)
+    lowest = rounded(value * (255 - saturation), 255)
+    towards = jnp.where(sixth % 2 == 1, rest, 255 - rest)
+    middle = rounded(value * (65025 - saturation * towards), 65025)
+
+    def channel(own: int) -> Array:
+        # Highest in the sixths on both sides of its own hue, middle in the next, lowest opposite.
+        away = (sixth - own) % 6
+        near, next_ = (away == 0) | (away == 5), (away == 1) | (away == 4)
+        return jnp.where(near, value, jnp.where(next_, middle, lowest))
+
+    return jnp.stack([channel(0), channel(2), channel(4)], -1).astype(jnp.uint8)

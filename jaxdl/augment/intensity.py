@@ -7,6 +7,7 @@ https://github.com/python-pillow/Pillow/blob/main/src/PIL/ImageOps.py
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,17 @@ def look_up(image: Array, table: Array) -> Array:
     table = jnp.broadcast_to(table, (image.shape[0], channels, 256)).astype(jnp.uint8)
     row = 256 * jnp.arange(channels)[None, None]
     read = lambda t, x: t.reshape(-1).at[x + row].get(mode="promise_in_bounds")
-    return jax.vmap(read)(jax.lax.optimization_barrier(table), image)
+    return jax.vmap(read)(table, image)
+
+
+def where_chosen(chosen: Array, build: Callable[[], Array], otherwise: Array) -> Array:
+    """Tables (b, c, 256): `build()` for the chosen examples (b,), else `otherwise`.
+
+    Nothing is built if none is chosen. This also makes XLA write the tables down, where else it
+    would work out an entry anew for every pixel that reads it.
+    """
+    drawn_up = lambda: jnp.where(chosen[:, None, None], build().astype(jnp.uint8), otherwise)
+    return jax.lax.cond(jnp.any(chosen), drawn_up, lambda: otherwise)
 
 
 def inverted() -> np.ndarray:

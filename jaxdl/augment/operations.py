@@ -163,7 +163,7 @@ def _layer(
         batch = warped(batch, matrix, interpolation, fill)
     image = batch["image"]
     if there(CONTRAST, AUTOCONTRAST, EQUALIZE) or np.any(table.table != intensity.LEVELS):
-        levels = levels[:, None]
+        levels = jnp.broadcast_to(levels[:, None], (len(chosen), image.shape[-1], 256))
         ramp = jnp.broadcast_to(jnp.arange(256), (len(chosen), 1, 256))
         drawn_up = {
             CONTRAST: lambda: blend(sides(mean_grey(image), ramp), ramp, factor),
@@ -172,12 +172,16 @@ def _layer(
         }
         for which, build in drawn_up.items():
             if there(which):
-                levels = jnp.where(sides(kind == which, ramp), build().astype(jnp.uint8), levels)
+                levels = intensity.where_chosen(kind == which, build, levels)
         image = intensity.look_up(image, levels)
     if there(COLOUR, SHARPNESS):
-        degenerate = jnp.where(sides(kind == SHARPNESS, image), smooth(image), grey(image))
-        blended = blend(degenerate, image, factor)
-        image = jnp.where(sides(kind >= COLOUR, image), blended, image)
+
+        def blended(image: Array) -> Array:
+            degenerate = jnp.where(sides(kind == SHARPNESS, image), smooth(image), grey(image))
+            out = blend(degenerate, image, factor)
+            return jnp.where(sides(kind >= COLOUR, image), out, image)
+
+        image = jax.lax.cond(jnp.any(kind >= COLOUR), blended, lambda image: image, image)
     return {**batch, "image": image}
 
 

@@ -3,6 +3,7 @@
 https://github.com/python-pillow/Pillow/blob/main/src/PIL/ImageOps.py
 """
 
+from collections.abc import Callable
 from typing import Annotated
 
 import jax
@@ -17,6 +18,17 @@ from jaxdl.registry import register
 from jaxdl.types import Array, Batch
 
 Bits = Annotated[int, msgspec.Meta(ge=1, le=8)]
+
+
+def _drawn_up(
+    key: Array, batch: Batch, name: str, build: Callable[[Array], Array], probability: float
+) -> Batch:
+    image = image_bytes(batch, name)
+    b, channels = image.shape[0], image.shape[-1]
+    unchanged = jnp.broadcast_to(jnp.arange(256, dtype=jnp.uint8), (b, channels, 256))
+    chosen = jax.random.bernoulli(key, probability, (b,))
+    table = intensity.where_chosen(chosen, lambda: build(image), unchanged)
+    return {**batch, "image": intensity.look_up(image, table)}
 
 
 def _tabled(key: Array, batch: Batch, name: str, table: np.ndarray, probability: float) -> Batch:
@@ -90,9 +102,7 @@ def random_autocontrast(key: Array, batch: Batch, /, *, probability: Probability
     Args:
         probability: of changing an image.
     """
-    image = image_bytes(batch, "random_autocontrast")
-    changed = intensity.look_up(image, intensity.autocontrast_table(image))
-    return {**batch, "image": some(key, probability, changed, image)}
+    return _drawn_up(key, batch, "random_autocontrast", intensity.autocontrast_table, probability)
 
 
 @register("augmentations", pixels="uint8")
@@ -102,9 +112,7 @@ def random_equalize(key: Array, batch: Batch, /, *, probability: Probability = 0
     Args:
         probability: of changing an image.
     """
-    image = image_bytes(batch, "random_equalize")
-    changed = intensity.look_up(image, intensity.equalize_table(image))
-    return {**batch, "image": some(key, probability, changed, image)}
+    return _drawn_up(key, batch, "random_equalize", intensity.equalize_table, probability)
 
 
 @register("augmentations", pixels="uint8")

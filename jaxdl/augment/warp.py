@@ -68,7 +68,8 @@ def warp(
     Args:
         image: (b, h, w) or (b, h, w, c), of any type.
         matrix: (b, 6) int32, from `to_fixed`.
-        interpolation: 'nearest' equals Pillow; 'bilinear' is at most one grey level from it.
+        interpolation: 'nearest' equals Pillow; 'bilinear' is at most one grey level from it, save
+            within 1/300 pixel of the image's border, which the two may see on either side.
         fill: what stands where the map leads outside the image.
     """
     h, w = image.shape[1:3]

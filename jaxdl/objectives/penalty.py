@@ -45,9 +45,7 @@ def with_penalty(
         name: of the penalty, unweighted, among the metrics.
     """
     count = aux.metrics["loss"][1]
-    terms = (aux.terms or {"loss": value}) | {name: weight * penalty}
-    value, aux = penalized(value, aux, (penalty * count, count), weight=weight, name=name)
-    return value, aux._replace(terms=terms)
+    return penalized(value, aux, (penalty * count, count), weight=weight, name=name)
 
 
 def _of_weights(

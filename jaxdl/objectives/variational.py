@@ -32,7 +32,7 @@ def log_alpha(theta: Array, log_sigma2: Array) -> Array:
 
 
 def kl_divergence(log_alpha: Array) -> Array:
-    """KL of the posterior of each weight from the log-uniform prior, by the paper's equation 14."""
+    """KL of each weight's posterior from the log-uniform prior, approximated as in the paper."""
     k1, k2, k3 = 0.63576, 1.87320, 1.48695
     # -KL = k1 sigmoid(k2 + k3 log alpha) - 0.5 log(1 + 1 / alpha) - k1
     gain = k1 * jax.nn.sigmoid(k2 + k3 * log_alpha) - 0.5 * jax.nn.softplus(-log_alpha) - k1

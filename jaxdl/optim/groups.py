@@ -49,9 +49,9 @@ def group_rates(params: PyTree, rates: Mapping[str, float]) -> PyTree:
 def layer_rates(params: PyTree, order: Sequence[str], decay: float) -> PyTree:
     """For each leaf of the backbone, decay^(layers between it and the head).
 
-    A layer is a child of the backbone that has a kernel, together with the norms and tokens that
-    follow it; each of the blocks that are stacked along axis 0 is one, and their factors differ
-    along that axis. The head, and whatever is no part of the backbone, has 1.
+    A layer is a child of the backbone that has a kernel, together with the norms, tokens and
+    positions that follow it; each of the blocks that are stacked along axis 0 is one, and their
+    factors differ along that axis. The head, and whatever is no part of the backbone, has 1.
 
     Args:
         params: {'backbone', 'head', ...}.
@@ -65,7 +65,7 @@ def layer_rates(params: PyTree, order: Sequence[str], decay: float) -> PyTree:
     for name in [n for n in order if n in backbone]:
         leaves = tree.flatten(backbone[name])
         blocks = [x.shape[0] for path, x in leaves.items() if _is_stacked(path, name)]
-        opens = blocks or any(x.ndim > 1 for x in leaves.values())
+        opens = blocks or depth < 0 or any(path.endswith("kernel") for path in leaves)
         depth += max(blocks, default=1) if opens else 0
         first[name], last[name] = depth - max(blocks, default=1) + 1, max(depth, 0)
 
