@@ -183,6 +183,7 @@ def check(config: Config) -> None:
     for kind, part in one + [(kind, part) for kind, parts in many for part in parts]:
         if part is not None:
             registry.bind(kind, part)
+    _check_rates(config)
 
 
 def _model(config: Config, module: nn.Module, precision: Precision) -> Model:
@@ -341,6 +342,17 @@ def _check_fit(config: Config, module: Any, train: Split) -> None:
         raise UserError(
             f"objective '{config.objective.name}' reads a label of each {wanted}, and source "
             f"'{source}' gives {found}"
+        )
+
+
+def _check_rates(config: Config) -> None:
+    """An optimizer that averages its own steps must be the last to scale them."""
+    scaled = {"config.rates": config.rates, "config.layer_decay": config.layer_decay}
+    scaled["wrapper 'reduce_on_plateau'"] = [p for p in config.wrappers if "plateau" in p.name]
+    by = next((name for name, value in scaled.items() if value), None)
+    if by and not registry.find("optimizers", config.optimizer.name).facts.get("linear", True):
+        raise UserError(
+            f"optimizer '{config.optimizer.name}' averages its own steps, and {by} would scale them"
         )
 
 

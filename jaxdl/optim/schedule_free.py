@@ -119,7 +119,7 @@ def evaluation_params(opt_state: PyTree, params: PyTree) -> PyTree:
     return functools.reduce(at_x, states, params)
 
 
-@register("optimizers")
+@register("optimizers", linear=False)
 def schedule_free_sgd(
     learning_rate: LearningRate,
     *,
@@ -140,7 +140,7 @@ def schedule_free_sgd(
     return in_float32(schedule_free(direction, learning_rate, momentum))
 
 
-@register("optimizers")
+@register("optimizers", linear=False)
 def schedule_free_adamw(
     learning_rate: LearningRate,
     *,
