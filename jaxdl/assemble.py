@@ -52,6 +52,11 @@ class Plan(NamedTuple):
     each: str
     """What logits and metrics are of: each 'example', 'pixel' or 'token'."""
 
+    @property
+    def step(self) -> Step:
+        """The step that a run ends with, and in most runs the only one."""
+        return self.phases[-1][1]
+
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes of a global training batch."""
         return {

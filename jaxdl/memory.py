@@ -4,17 +4,20 @@ Nothing is compiled: shapes are traced. What a compiler fuses away, and its own 
 not known here, so the figure of activations may be half or twice the truth.
 """
 
+import contextlib
 import dataclasses
+import json
 import math
 import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
+from jaxdl import registry
 from jaxdl.assemble import Plan, assemble
 from jaxdl.config import Config, Part
+from jaxdl.data.pipeline import Split
 from jaxdl.errors import UserError
 from jaxdl.types import Objective, PyTree
 
@@ -36,9 +39,10 @@ class Estimate(NamedTuple):
 
 
 class Remedy(NamedTuple):
-    """A change of the config, as the command line would say it, and what it would take then."""
+    """A change of the config, and what it would take then."""
 
     change: str
+    """As the command line says it; after two spaces, what else there is to know."""
     estimate: Estimate
 
 
@@ -83,56 +87,74 @@ def limit() -> int:
 def remedies(config: Config, plan: Plan, available: int) -> list[Remedy]:
     """Changes that would fit into `available` bytes a device, the least of each kind."""
     found: dict[str, Remedy] = {}
-    for kind, change, changed in _changes(config, plan):
+    for kind, change, changed, splits in _changes(config, plan):
         if kind in found:
             continue
         try:
-            other = assemble(changed, plan.splits if changed.data == config.data else None)
+            remedy = Remedy(change, estimate(changed, assemble(changed, splits)))
         except UserError:
             continue  # it does not divide over the devices, or the network is too deep for it
-        remedy = Remedy(change, estimate(changed, other))
         if remedy.estimate.total <= available:
             found[kind] = remedy
     return list(found.values())
 
 
-def _changes(config: Config, plan: Plan) -> Iterator[tuple[str, str, Config]]:
-    """(kind, change in words, config), from the mildest of each kind on."""
+def _changes(config: Config, plan: Plan) -> Iterator[tuple[str, str, Config, dict[str, Split]]]:
+    """(kind, change in words, config, its splits), from the mildest of each kind on."""
     replace, gradient = dataclasses.replace, config.gradient
     size, devices = config.data.batch_size, plan.mesh.size
     on_cpu = jax.default_backend() == "cpu"
     for n in _powers(size // (devices * gradient.accumulate)):
         n *= gradient.accumulate
-        yield (
-            "accumulate",
-            f"--config.gradient.accumulate={n}",
-            replace(config, gradient=replace(gradient, accumulate=n)),
-        )
-    if gradient.remat is None:
-        for policy in ("products", "blocks"):
-            yield (
-                "remat",
-                f"--config.gradient.remat={policy}",
-                replace(config, gradient=replace(gradient, remat=policy)),
-            )
+        changed = replace(config, gradient=replace(gradient, accumulate=n))
+        yield "accumulate", f"--config.gradient.accumulate={n}", changed, plan.splits
+    for policy in {None: ("products", "blocks"), "products": ("blocks",)}.get(gradient.remat, ()):
+        changed = replace(config, gradient=replace(gradient, remat=policy))
+        yield "remat", f"--config.gradient.remat={policy}", changed, plan.splits
     if config.precision.name == "float32" or (config.precision.name == "auto" and on_cpu):
-        bfloat16 = Part("bfloat16", config.precision.args)
-        yield "precision", "--config.precision=bfloat16", replace(config, precision=bfloat16)
+        changed = replace(config, precision=Part("bfloat16"))
+        yield "precision", "--config.precision=bfloat16", changed, plan.splits
     for n in _powers(size // devices):
-        data = replace(config.data, batch_size=size // n)
+        changed = replace(config, data=replace(config.data, batch_size=size // n))
         change = f"--config.data.batch_size={size // n}  (another gradient: scale the rate with it)"
-        yield "batch", change, replace(config, data=data)
+        yield "batch", change, changed, plan.splits
     if devices > 1 and config.mesh.fsdp == 1:
-        mesh = replace(config.mesh, data=1, fsdp=devices)
+        changed = replace(config, mesh=replace(config.mesh, data=1, fsdp=devices))
         change = f"--config.mesh.data=1 --config.mesh.fsdp={devices}"
-        yield "sharding", change, replace(config, mesh=mesh)
-    for key in ("image_size", "size"):
-        pixels = config.data.source.args.get(key)
-        for share in (0.75, 0.5) if isinstance(pixels, int) else ():
-            args = {**config.data.source.args, key: int(pixels * share)}
-            data = replace(config.data, source=Part(config.data.source.name, args))
-            change = f"--config.data.source.{key}={args[key]}"
-            yield "image", change, replace(config, data=data)
+        yield "sharding", change, changed, plan.splits
+    yield from _smaller_images(config, plan.splits)
+
+
+def _smaller_images(
+    config: Config, splits: dict[str, Split]
+) -> Iterator[tuple[str, str, Config, dict[str, Split]]]:
+    """Images of three quarters, and of half the side, from a source that can be asked for them."""
+    source, spec = config.data.source, splits["train"].element_spec
+    takes = registry.find("sources", source.name).arguments()
+    key = next((k for k in ("image_size", "size") if k in takes), None)
+    if key is None or "image" not in spec:
+        return
+    height, width, channels = spec["image"].shape
+    for share in (0.75, 0.5):
+        side = int(share * min(height, width))
+        value = [side, side, channels] if isinstance(takes[key].default, tuple) else side
+        changed = Part(source.name, {**source.args, key: value})
+        change = f"--config.data.source.{key}={json.dumps(value, separators=(',', ':'))}"
+        if side:
+            yield (
+                "image",
+                change,
+                dataclasses.replace(config, data=dataclasses.replace(config.data, source=changed)),
+                {role: _resized(split, side) for role, split in splits.items()},
+            )
+
+
+def _resized(split: Split, side: int) -> Split:
+    """A split as it would be with square images of this side, and maps of labels like them."""
+    area = split.element_spec["image"].shape[:2]
+    fit = lambda s: (side, side, *s.shape[2:]) if s.shape[:2] == area else s.shape
+    spec = {k: jax.ShapeDtypeStruct(fit(s), s.dtype) for k, s in split.element_spec.items()}
+    return dataclasses.replace(split, arrays=None, element_spec=spec)
 
 
 def advice(config: Config, plan: Plan, available: int) -> str:
@@ -155,9 +177,29 @@ def advice(config: Config, plan: Plan, available: int) -> str:
     return "\n".join(lines)
 
 
+def ran_out(error: jax.errors.JaxRuntimeError) -> bool:
+    """Whether it says that a device has no memory left."""
+    return "RESOURCE_EXHAUSTED" in str(error)
+
+
+@contextlib.contextmanager
+def explained(config: Config, plan: Plan) -> Iterator[None]:
+    """Turn running out of memory inside into a `UserError` that says what would take less."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if not ran_out(error):
+            raise
+        # Where the estimate would have fitted, it was too low: less than it is what is asked for.
+        available = min(limit(), estimate(config, plan).total - 1)
+        raise UserError(f"out of memory: {advice(config, plan, available)}") from error
+
+
 def in_words(size: int) -> str:
-    """Bytes, for a reader: '1.2 GiB'."""
-    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
+    """Bytes, for a reader: '1.20 GiB', '3.4 MiB', '5.6 KiB'."""
+    if size >= 2**30:
+        return f"{size / 2**30:.2f} GiB"
+    return f"{size / 2**20:.1f} MiB" if size >= 2**20 else f"{size / 2**10:.1f} KiB"
 
 
 def _powers(most: int) -> Iterator[int]:
@@ -168,8 +210,6 @@ def _powers(most: int) -> Iterator[int]:
 
 
 def _size(leaf: jax.ShapeDtypeStruct) -> int:
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return 8 * math.prod(leaf.shape)
     return math.prod(leaf.shape) * leaf.dtype.itemsize
 
 

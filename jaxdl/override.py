@@ -1,9 +1,9 @@
 """Overrides from the shell: `--config.optimizer.learning_rate=3e-4` on a loaded config."""
 
-import ast
 import dataclasses
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from jaxdl.config import Config, Part, dataclass_of, from_dict, to_dict
@@ -90,27 +90,60 @@ def _literal(text: str, annotation: Any) -> Any:
         return _parts(value)
     if isinstance(value, str) and dataclass_of(annotation) is Part:
         return _parts(value)[0] if "(" in value else {"name": value, "args": {}}
+    if isinstance(value, str) and annotation is Any and _CALL.fullmatch(value):
+        return _parts(value)[0]
     wants_text = annotation in (str, str | None)
     return text if wants_text and value is not None and not isinstance(value, str) else value
 
 
+_CALL = re.compile(r"\w+\((\w+\s*=.*)?\)")
+_TOKEN = re.compile(r"""\s*("(?:[^"\\]|\\.)*"|'[^']*'|[()\[\],=]|[^()\[\],="']+)""")
+
+
 def _parts(text: str) -> list[Any]:
-    """'random_crop(padding=2), random_flip' as a list of parts; words are strings."""
+    """'random_crop(padding=2), swa(start=50%)' as a list of parts; what is no number is text."""
+    bare = text.strip()
+    tokens = [t.strip() for t in _TOKEN.findall(bare if bare.startswith("[") else f"[{bare}]")]
     try:
-        expression = ast.parse(f"[{text.strip().removeprefix('[').removesuffix(']')}]", mode="eval")
-        return [
-            {"name": item.id, "args": {}} if isinstance(item, ast.Name) else _value(item)
-            for item in expression.body.elts
-        ]
-    except (SyntaxError, ValueError) as error:
-        raise UserError(f"'{text}' is no list of parts: write 'name, name(key=value)'") from error
+        found = _value(tokens)
+    except (IndexError, ValueError):
+        tokens, found = ["?"], []
+    if tokens or not isinstance(found, list):
+        raise UserError(f"'{text}' is no list of parts: write 'name, name(key=value)'")
+    return [{"name": x, "args": {}} if isinstance(x, str) else x for x in found]
 
 
-def _value(node: ast.AST) -> Any:
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
-        return {"name": node.func.id, "args": {k.arg: _value(k.value) for k in node.keywords}}
-    if isinstance(node, ast.List | ast.Tuple):
-        return [_value(item) for item in node.elts]
-    if isinstance(node, ast.Name):
-        return {"true": True, "false": False, "null": None}.get(node.id, node.id)
-    return ast.literal_eval(node)
+def _value(tokens: list[str]) -> Any:
+    """Take one value from the front: [a, b], name(key=value), a number, or text."""
+    token = tokens.pop(0)
+    if token == "[":
+        return list(_items(tokens, "]", lambda: _value(tokens)))
+    if token in tuple("()],="):
+        raise ValueError
+    if tokens and tokens[0] == "(":
+        tokens.pop(0)
+        return {"name": token, "args": dict(_items(tokens, ")", lambda: _argument(tokens)))}
+    if token[0] in "\"'":
+        return token[1:-1]
+    try:
+        return json.loads(token)
+    except json.JSONDecodeError:
+        return token
+
+
+def _argument(tokens: list[str]) -> tuple[str, Any]:
+    key, equals = tokens.pop(0), tokens.pop(0)
+    if not key.isidentifier() or equals != "=":
+        raise ValueError
+    return key, _value(tokens)
+
+
+def _items(tokens: list[str], end: str, take: Callable[[], Any]) -> Iterator[Any]:
+    """What `take` takes, separated by commas, up to `end`."""
+    while tokens[0] != end:
+        yield take()
+        if tokens[0] == ",":
+            tokens.pop(0)
+        elif tokens[0] != end:
+            raise ValueError
+    tokens.pop(0)

@@ -119,13 +119,13 @@ class Session:
 
 
 def gaps(values: dict[str, float]) -> dict[str, float]:
-    """'gap/metric': what a metric loses from the training examples to the validation split.
+    """'gap/metric': of the training examples less that of the validation split.
 
-    Both are measured alike: without augmentation, without dropout. A large gap asks for more
-    regularisation, none for less.
+    Both are measured alike: without augmentation, without dropout. A gap far from 0 asks for more
+    regularisation; none, where the training examples are not fitted either, for less.
     """
     both = [k.removeprefix("fitted/") for k in values if k.startswith("fitted/")]
-    return {f"gap/{k}": abs(values[f"fitted/{k}"] - values[f"validation/{k}"]) for k in both}
+    return {f"gap/{k}": values[f"fitted/{k}"] - values[f"validation/{k}"] for k in both}
 
 
 def best_step(

@@ -1,16 +1,18 @@
 """What `jaxdl VERB` does besides training: a function of the arguments after the verb, for each."""
 
 import argparse
+import contextlib
 import json
+import math
 import os
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from jaxdl import config as configs
-from jaxdl.errors import UserError
+from jaxdl.errors import UserError, choices
 from jaxdl.override import override
 
 
@@ -162,6 +164,33 @@ def _count(said: str) -> int:
     return int(said)
 
 
+def _positive(said: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < float(said) < math.inf:
+            return float(said)
+    raise argparse.ArgumentTypeError(f"expected a number above 0, got '{said}'")
+
+
+def _figure(said: str) -> Path:
+    from jaxdl.research.schedule_plot import SUFFIXES
+
+    suffix = Path(said).suffix.removeprefix(".").lower()
+    if suffix not in SUFFIXES:
+        raise argparse.ArgumentTypeError(f"cannot draw '{said}': {choices(suffix, SUFFIXES)}")
+    return Path(said)
+
+
+@contextlib.contextmanager
+def _writing(file: Path) -> Iterator[None]:
+    """That the file or its folder cannot be written is a user's mistake."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or Path(error.filename) not in (file, *file.parents):
+            raise
+        raise UserError(f"cannot write '{file}': {error.strerror}") from error
+
+
 def _before_a_run(
     arguments: list[str], verb: str, description: str, **options: dict[str, Any]
 ) -> tuple[argparse.Namespace, configs.Config]:
@@ -182,12 +211,16 @@ def _plot_schedule(arguments: list[str]) -> int:
         arguments,
         "plot-schedule",
         "Draw the learning rate of each step of a run.",
-        out={"type": Path, "default": Path("schedule.png"), "help": ".png, .svg or .pdf"},
+        out={
+            "type": _figure, "default": Path("schedule.png"), "metavar": "FILE",
+            "help": ".png, .svg or .pdf; default: schedule.png",
+        },
         examples={"type": _count, "metavar": "N", "help": "of an epoch; default: ask the data"},
-    )
+    )  # fmt: skip
     from jaxdl.research.schedule_plot import plot
 
-    plot({options.config: config}, options.out, examples=options.examples)
+    with _writing(options.out):
+        plot({options.config: config}, options.out, examples=options.examples)
     print(options.out)
     return 0
 
@@ -197,17 +230,18 @@ def _find_lr(arguments: list[str]) -> int:
         arguments,
         "find-lr",
         "Raise the learning rate step by step, and see where the loss falls and flies.",
-        low={"type": float, "default": 1e-6, "help": "first rate"},
-        high={"type": float, "default": 10.0, "help": "last rate"},
-        steps={"type": _count, "default": 100, "help": "of the test"},
-        out={"type": Path, "help": "draw the loss: .png, .svg or .pdf"},
+        low={"type": _positive, "default": 1e-6, "metavar": "RATE", "help": "default: 1e-6"},
+        high={"type": _positive, "default": 10.0, "metavar": "RATE", "help": "default: 10"},
+        steps={"type": _count, "default": 100, "metavar": "N", "help": "default: 100"},
+        out={"type": _figure, "metavar": "FILE", "help": "draw the loss: .png, .svg or .pdf"},
     )
     prepare_jax()
     from jaxdl.research.lr_finder import find_learning_rate, plot
 
     test = find_learning_rate(config, low=options.low, high=options.high, steps=options.steps)
     if options.out:
-        plot(test, options.out)
+        with _writing(options.out):
+            plot(test, options.out)
         print(options.out)
     print(f"the loss falls fastest at {test.steepest:.2g}, and is least at {test.lowest:.2g}")
     print(f"try --config.optimizer.learning_rate={min(test.steepest, test.lowest / 10):.2g}")
@@ -219,8 +253,8 @@ def _find_batch_size(arguments: list[str]) -> int:
         arguments,
         "find-batch-size",
         "Double the batch until a step does not fit into the memory of a device.",
-        share={"type": float, "default": 0.9, "help": "of the memory that a step may take"},
-        largest={"type": _count, "default": 65536, "help": "size that ends the search"},
+        share={"type": _positive, "default": 0.9, "help": "of a device's memory; default: 0.9"},
+        largest={"type": _count, "default": 65536, "metavar": "N", "help": "default: 65536"},
     )
     prepare_jax()
     from jaxdl.memory import in_words
@@ -235,7 +269,7 @@ def _find_batch_size(arguments: list[str]) -> int:
         best = trial.batch_size if fits else best
     if best is None:
         raise UserError("not even the smallest batch fits: see `jaxdl memory`")
-    print(f"the largest that fits: --config.data.batch_size={best}")
+    print(f"the largest {'tried' if fits else 'that fits'}: --config.data.batch_size={best}")
     return 0
 
 
@@ -244,10 +278,8 @@ def _memory(arguments: list[str]) -> int:
         arguments,
         "memory",
         "Estimate, without compiling, what a step takes, and what would make it fit.",
-        limit={"type": float, "metavar": "GIB", "help": "of a device; default: what it has"},
+        limit={"type": _positive, "metavar": "GIB", "help": "of a device; default: what it has"},
     )
-    if options.limit is not None and options.limit <= 0:
-        raise UserError(f"--limit is a positive number of GiB, not {options.limit}")
     from jaxdl.assemble import GIB, assemble
     from jaxdl.memory import advice, limit
 
@@ -269,22 +301,43 @@ def _trials(arguments: list[str]) -> int:
         metric={"action": "append", "default": [], "help": "default: test/accuracy"},
         workdir={"type": Path, "required": True, "help": "has a run directory for each"},
     )  # fmt: skip
+    variants = _variants(config, options.vary or ["base"])
     prepare_jax()
     from jaxdl.research.trials import table, trials
+    from jaxdl.train.signals import Interrupted
 
-    variants = {}
-    for said in options.vary or ["base"]:
-        name, *changes = shlex.split(said)
-        pairs = [change.partition("=")[::2] for change in changes]
-        variants[name] = override(config, pairs)
     metrics = options.metric or ["test/accuracy"]
     results: dict[str, list] = {name: [] for name in variants}
-    for name, seed, found in trials(variants, range(options.seeds), options.workdir):
-        results[name].append(found)
-        shown = "  ".join(f"{m} {found[m]:.4f}" for m in metrics if m in found)
-        print(f"{name}  seed {seed}  {shown}", flush=True)
+    try:
+        for name, seed, found in trials(variants, range(options.seeds), options.workdir, metrics):
+            results[name].append(found)
+            shown = "  ".join(f"{m} {found[m]:.4f}" for m in metrics if m in found)
+            print(f"{name}  seed {seed}  {shown}", flush=True)
+    except Interrupted as stop:
+        print(f"{stop}; the same command goes on from there")
+        return stop.exit_status
     print(table(results, metrics))
     return 0
+
+
+def _variants(config: configs.Config, asked: list[str]) -> dict[str, configs.Config]:
+    """Name to config, from 'NAME FIELD=VALUE ...' of each."""
+    found: dict[str, configs.Config] = {}
+    for said in asked:
+        try:
+            name, *changes = shlex.split(said)
+        except ValueError as error:
+            raise UserError(f"--vary '{said}' is not NAME FIELD=VALUE ...") from error
+        if name in found:
+            raise UserError(f"two variants are called '{name}'")
+        bare = [change for change in changes if "=" not in change]
+        if bare:
+            raise UserError(f"variant '{name}': '{bare[0]}' is not FIELD=VALUE")
+        try:
+            found[name] = override(config, [c.partition("=")[::2] for c in changes])
+        except UserError as error:
+            raise UserError(f"variant '{name}': {error}") from error
+    return found
 
 
 VERBS: dict[str, Callable[[list[str]], int]] = {

@@ -1,17 +1,21 @@
 """The README's code does what it says."""
 
 import re
+import shlex
 
 import pytest
 from conftest import ROOT
 
 from jaxdl import registry
-from jaxdl.config import part
+from jaxdl.assemble import check
+from jaxdl.config import from_json, part
 from jaxdl.data.pipeline import open_split
+from jaxdl.main import main
 
 README = (ROOT / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.S)
-COMMANDS = re.findall(r"^python -m jaxdl.main .*?(?=\s{2,}#|$)", README, flags=re.M)
+JOINED = re.sub(r"\\\n\s*", "", README)
+COMMANDS = re.findall(r"^python -m jaxdl.main .*?(?=\s{2,}#|$)", JOINED, flags=re.M)
 
 
 @pytest.fixture
@@ -43,6 +47,13 @@ def test_every_command_names_files_that_are_there():
     for command in COMMANDS:
         for file in re.findall(r"configs/\w+\.py", command):
             assert (ROOT / file).is_file()
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if " --config " in c and "runs/" not in c])
+def test_every_config_it_gives_is_valid(command, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert main([*shlex.split(command)[3:], "--print-config"]) == 0
+    check(from_json(capsys.readouterr().out))
 
 
 def test_every_folder_has_its_line():

@@ -94,7 +94,7 @@ def test_a_shipped_config_builds_and_takes_a_step(spec, tmp_path):
         state, _ = session.start()
         batches = session.batches(0)
         batch = next(iter(batches))
-        step = compile_step(plan.phases[0][1], state).lower(state, batch)
+        step = compile_step(plan.step, state).lower(state, batch)
         step = step.compile(compiler_options={"xla_backend_optimization_level": 0})
         state, metrics = step(state, batch)
         batches.close()
@@ -209,7 +209,7 @@ def test_the_loop_can_be_written_by_hand(tmp_path):
     plan = assemble(config)
     with Session(config, plan, tmp_path) as session:
         state, _ = session.start()
-        step = compile_step(plan.phases[0][1], state)
+        step = compile_step(plan.step, state)
         losses = []
         steps = fit(state, step, session.batches(0))
         for state, metrics in steps:  # noqa: B007

@@ -11,9 +11,11 @@ import jax.numpy as jnp
 from jaxdl.assemble import assemble
 from jaxdl.config import Config
 from jaxdl.errors import UserError
-from jaxdl.memory import limit
+from jaxdl.memory import limit, ran_out
 from jaxdl.session import first_state
-from jaxdl.train.step import compile_step
+from jaxdl.train.state import TrainState
+from jaxdl.train.step import Step, compile_step
+from jaxdl.types import PyTree
 
 STEPS = 3  # timed, after one that is not
 
@@ -35,43 +37,48 @@ def find_batch_size(config: Config, *, share: float = 0.9, largest: int = 65536)
         config: of the run. The smallest size is one example a device and micro-batch.
         share: of a device's memory that a step may take.
         largest: size that ends the search.
+
+    Raises:
+        UserError: a share outside (0, 1], or no size to try.
     """
     if not 0 < share <= 1:
         raise UserError(f"a share of the memory is above 0 and at most 1, not {share}")
-    available, splits = share * limit(), None
     size = jax.device_count() * config.gradient.accumulate
-    while size <= largest:
-        data = dataclasses.replace(config.data, batch_size=size)
-        changed = dataclasses.replace(config, data=data, duration="1000 steps")
-        plan = assemble(changed, splits)
-        splits = plan.splits
-        trial = _try(changed, plan, available)
-        yield trial
-        if trial.seconds is None:
-            return
-        size *= 2
-
-
-def _try(config: Config, plan, available: float) -> Trial:
-    spec, size = plan.batch_spec(config.data.batch_size), config.data.batch_size
+    if largest < size:
+        raise UserError(f"a batch has {size} examples or more here, so {largest} ends no search")
+    # The state and the step are those of any size: what depends on it is known at compilation.
+    smallest = dataclasses.replace(config.data, batch_size=size)
+    config = dataclasses.replace(config, data=smallest, duration="1000 steps")
+    plan = assemble(config)
     used = None
     try:
         state = first_state(config, plan)
-        step = compile_step(plan.phases[-1][1], state).lower(state, spec).compile()
-        used = _program_bytes(step)
-        if used > available:
-            return Trial(size, used, None)
-        zeros = {k: jnp.zeros(s.shape, s.dtype, device=s.sharding) for k, s in spec.items()}
-        state, _ = jax.block_until_ready(step(state, zeros))
-        clock = time.perf_counter()
-        for _ in range(STEPS):
-            state, metrics = step(state, zeros)
-        jax.block_until_ready(metrics)
-        return Trial(size, used, (time.perf_counter() - clock) / STEPS)
+        step = compile_step(plan.step, state)
+        while size <= largest:
+            used, spec = None, plan.batch_spec(size)
+            compiled = step.lower(state, spec).compile()
+            used = _program_bytes(compiled)
+            if used > share * limit():
+                yield Trial(size, used, None)
+                return
+            state, seconds = _timed(compiled, state, spec)
+            yield Trial(size, used, seconds)
+            size *= 2
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not ran_out(error):
             raise
-        return Trial(size, used, None)
+        yield Trial(size, used, None)
+
+
+def _timed(step: Step, state: TrainState, spec: PyTree) -> tuple[TrainState, float]:
+    """The state after some steps on zeros, and the seconds that one took."""
+    zeros = {k: jnp.zeros(s.shape, s.dtype, device=s.sharding) for k, s in spec.items()}
+    state, _ = jax.block_until_ready(step(state, zeros))
+    clock = time.perf_counter()
+    for _ in range(STEPS):
+        state, metrics = step(state, zeros)
+    jax.block_until_ready(metrics)
+    return state, (time.perf_counter() - clock) / STEPS
 
 
 def _program_bytes(step: jax.stages.Compiled) -> int:

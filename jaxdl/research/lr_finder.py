@@ -13,15 +13,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxdl.assemble import assemble
+from jaxdl.assemble import Plan, assemble
 from jaxdl.config import Config, Part
 from jaxdl.errors import UserError
+from jaxdl.memory import explained
 from jaxdl.session import first_state, training_batches
 from jaxdl.train.loop import fit
 from jaxdl.train.step import compile_step
 
 DIVERGED = 4.0
 """The test ends where the smoothed loss is so many times the least."""
+
+SETTLED = 10
+"""Losses that come before the smoothed one is of more than noise."""
 
 
 class RangeTest(NamedTuple):
@@ -34,9 +38,11 @@ class RangeTest(NamedTuple):
 
     @property
     def steepest(self) -> float:
-        """The rate at which the loss falls fastest: a rate to train with."""
+        """The rate at which the loss falls fastest on its way down: a rate to train with."""
         slope = np.gradient(self.losses, np.log(self.rates))
-        return float(self.rates[int(np.argmin(slope))])
+        end = max(int(np.argmin(self.losses)), 1)
+        begin = min(SETTLED, end // 2)
+        return float(self.rates[begin + int(np.argmin(slope[begin:end]))])
 
     @property
     def lowest(self) -> float:
@@ -60,8 +66,11 @@ def find_learning_rate(
         high: learning rate of the last step, unless the loss flies before.
         steps: of the test.
         smoothing: decay rate of the running mean of losses.
+
+    Raises:
+        UserError: no range to test, or a loss that never falls in it.
     """
-    if not 0 < low < high:
+    if not 0 < low < high < math.inf:
         raise UserError(f"the range of rates {low} to {high} does not rise from above 0")
     if steps < 10:
         raise UserError(f"{steps} steps are too few to see a loss fall: take 10 or more")
@@ -74,28 +83,42 @@ def find_learning_rate(
         average=None,
     )
     plan = assemble(config)
-    state = first_state(config, plan)
-    step = compile_step(plan.phases[-1][1], state)
-    losses: list[float] = []
-    running = 0.0
-    with contextlib.closing(training_batches(config, plan, 0, steps)) as batches:
-        for _, metrics in fit(state, step, batches):
-            total, count = metrics["loss"]
-            loss = float(total) / float(count) if count else math.nan
-            running = smoothing * running + (1 - smoothing) * loss
-            losses.append(running / (1 - smoothing ** (len(losses) + 1)))
-            if not losses[-1] <= DIVERGED * min(losses):
-                break
-    if not math.isfinite(losses[-1]):
-        losses.pop()
-    if len(losses) < 3:
-        raise UserError(f"the loss is not finite from the start, at a rate of {low:g}")
+    with explained(config, plan):
+        losses = _smoothed_losses(config, plan, smoothing)
+    if not losses:
+        raise UserError("the loss is not finite before a first step is taken")
+    if len(losses) < 3 or min(losses) == losses[0]:
+        raise UserError(f"the loss never falls below its first: begin below a rate of {low:g}")
     rates = np.asarray([float(plan.schedule(t)) for t in range(len(losses))])
     return RangeTest(rates, np.asarray(losses))
 
 
+def _smoothed_losses(config: Config, plan: Plan, smoothing: float) -> list[float]:
+    """The running mean of losses, step by step, up to where it flies; all of them finite."""
+    state = first_state(config, plan)
+    step = compile_step(plan.step, state)
+    losses: list[float] = []
+    running = 0.0
+    with contextlib.closing(training_batches(config, plan, 0, plan.steps)) as batches:
+        for _, metrics in fit(state, step, batches):
+            total, count = metrics["loss"]
+            loss = float(total) / float(count) if count else math.nan
+            if not math.isfinite(loss):
+                break
+            # m = s m + (1 - s) l,  and m / (1 - s^t) is the mean of t losses
+            running = smoothing * running + (1 - smoothing) * loss
+            losses.append(running / (1 - smoothing ** (len(losses) + 1)))
+            least = min(losses)
+            if losses[-1] > least + (DIVERGED - 1) * abs(least):
+                break
+    return losses
+
+
 def plot(test: RangeTest, file: Path) -> None:
-    """Loss over rate, with the two rates that one would take; png, svg or pdf by suffix."""
+    """Loss over rate, with the two rates that one would take; png, svg or pdf by suffix.
+
+    The file's folder is made.
+    """
     from matplotlib.figure import Figure  # imported here: it takes a while
 
     figure = Figure(figsize=(6, 4), layout="constrained")
@@ -105,4 +128,5 @@ def plot(test: RangeTest, file: Path) -> None:
     axes.axvline(test.lowest / 10, linestyle=":", label=f"lowest / 10 {test.lowest / 10:.2g}")
     axes.set(xscale="log", xlabel="learning rate", ylabel="training loss, smoothed")
     axes.legend()
+    file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file)

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import io
 import math
 import re
 import statistics
@@ -10,8 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxdl.config import Config
-from jaxdl.errors import UserError
+from jaxdl.assemble import assemble
+from jaxdl.config import Config, to_json
+from jaxdl.errors import UserError, choices
+from jaxdl.report.read import read_manifest, read_metrics
 from jaxdl.run import run
 
 Results = Mapping[str, Sequence[Mapping[str, float]]]
@@ -28,23 +29,75 @@ class Summary(NamedTuple):
 
 
 def trials(
-    variants: Mapping[str, Config], seeds: Sequence[int], workdir: Path
+    variants: Mapping[str, Config],
+    seeds: Sequence[int],
+    workdir: Path,
+    metrics: Sequence[str] = (),
 ) -> Iterator[tuple[str, int, dict[str, float]]]:
     """(variant, seed, last value of each metric) of each run, as it ends.
 
     Each run has a directory of its own, and one that has ended is not run again. What runs print is
     kept beside them in `log.txt`.
+
+    Args:
+        variants: name to config; all of them are checked before the first runs.
+        seeds: of the runs of each.
+        workdir: has the run directories, called NAME-SEED.
+        metrics: such as 'test/accuracy', that every run has to measure.
+
+    Raises:
+        UserError: a variant, which is named, that cannot be run.
+        Interrupted: a signal came; the same call goes on from where it came.
     """
+    _check(variants, metrics)
     for seed in seeds:
         for name, config in variants.items():
+            place, config = workdir / f"{name}-{seed}", dataclasses.replace(config, seed=seed)
+            with _blamed(f"variant '{name}', seed {seed}"):
+                found = _ended(config, place) or _run(config, place)
+            yield name, seed, {k: math.nan if v is None else v for k, v in found.items()}
+
+
+def _check(variants: Mapping[str, Config], metrics: Sequence[str]) -> None:
+    """Refuse the first variant that cannot be run; data that it shares is opened once."""
+    data = splits = None
+    for name, config in variants.items():
+        with _blamed(f"variant '{name}'"):
             if not re.fullmatch(r"[\w.+-]+", name):
-                raise UserError(f"variant '{name}': a name has letters, digits, '.', '_', '+', '-'")
-            place = workdir / f"{name}-{seed}"
-            said = io.StringIO()
-            with contextlib.redirect_stdout(said):
-                metrics = run(dataclasses.replace(config, seed=seed), place)
-            (place / "log.txt").write_text(said.getvalue())
-            yield name, seed, metrics
+                raise UserError("a name has letters, digits, '.', '_', '+', '-'")
+            plan = assemble(config, splits if config.data == data else None)
+            data, splits = config.data, plan.splits
+            known = [f"{role}/{m}" for role in splits if role != "train" for m in plan.metrics]
+            for metric in metrics:
+                # What is measured of training steps and of gaps is known to a run alone.
+                if metric not in known and not metric.startswith(("train/", "fitted/", "gap/")):
+                    raise UserError(f"'{metric}' is not measured: {choices(metric, known)}")
+
+
+@contextlib.contextmanager
+def _blamed(what: str) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{what}: {error}") from error
+
+
+def _ended(config: Config, place: Path) -> dict[str, float] | None:
+    """The last value of each metric of a run of this very config that has ended there."""
+    file, status = place / "config.json", str(read_manifest(place).get("status"))
+    if not status.startswith(("finished", "stopped early")) or file.read_text() != to_json(config):
+        return None
+    return {k: v for line in read_metrics(place) for k, v in line.items() if "/" in k}
+
+
+def _run(config: Config, place: Path) -> dict[str, float]:
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        log = (place / "log.txt").open("a", buffering=1)
+    except OSError as error:
+        raise UserError(f"cannot write to workdir {place}: {error.strerror}") from error
+    with log, contextlib.redirect_stdout(log):
+        return run(config, place)
 
 
 def summarize(results: Results, metric: str) -> dict[str, Summary]:
@@ -58,7 +111,7 @@ def summarize(results: Results, metric: str) -> dict[str, Summary]:
     for name, runs in results.items():
         missing = [m for m in runs if metric not in m]
         if missing:
-            raise UserError(f"no run measured '{metric}': there are {', '.join(missing[0])}")
+            raise UserError(f"variant '{name}' has no '{metric}': {choices(metric, missing[0])}")
         values = tuple(m[metric] for m in runs)
         spread = statistics.stdev(values) if len(values) > 1 else math.nan
         found[name] = Summary(statistics.fmean(values), spread, values)
