@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from jaxdl import registry
+from jaxdl.checks import check, check_batch, check_fit, check_monitor, each_of, shapes
 from jaxdl.config import Config, Part, to_steps
 from jaxdl.data.pipeline import Split, open_split
-from jaxdl.errors import UserError, choices
+from jaxdl.errors import UserError
 from jaxdl.nn.drop import elementwise
 from jaxdl.objectives.base import Model, augmented, frozen
 from jaxdl.optim.chain import chain
@@ -87,11 +87,11 @@ def assemble(config: Config, splits: dict[str, Split] | None = None) -> Plan:
         import_user_module(name)
     check(config)
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
-    _check_batch(config, mesh)
+    check_batch(config, mesh)
     splits = splits or open_splits(config)
     steps, in_steps = durations(config, len(splits["train"]))
     module = registry.bind("models", config.model)(splits["train"].num_classes)
-    _check_fit(config, module, splits["train"])
+    check_fit(config, module, splits["train"])
 
     precision = registry.bind("precisions", config.precision, in_steps)()
     model = _model(config, module, precision)
@@ -114,7 +114,7 @@ def assemble(config: Config, splits: dict[str, Split] | None = None) -> Plan:
         exact = model._replace(dtype=jnp.dtype(jnp.float32))
         phases.insert(0, (0, step(_objective(config, exact))))
     metrics = {_metric_name(p): _metric(p) for p in config.evaluation.metrics}
-    _check_monitor(config, splits, metrics)
+    check_monitor(config, splits, metrics)
     for p in config.evaluation.predictors:
         objective = registry.bind("predictors", p)(objective)
     return Plan(
@@ -129,7 +129,7 @@ def assemble(config: Config, splits: dict[str, Split] | None = None) -> Plan:
         reestimate=make_reestimate(objective),
         mesh=mesh,
         metrics=metrics,
-        each=_each("objectives", config.objective),
+        each=each_of("objectives", config.objective),
     )
 
 
@@ -160,35 +160,6 @@ def _peak(config: Config) -> float:
     entry = registry.find("optimizers", config.optimizer.name)
     given = registry.bind("optimizers", config.optimizer).keywords
     return given.get("learning_rate", entry.arguments()["learning_rate"].default)
-
-
-def check(config: Config) -> None:
-    """Raise UserError for the first part that is unknown or is given what it does not take."""
-    one = [
-        ("sources", config.data.source),
-        ("models", config.model),
-        ("initializers", config.initializer),
-        ("dropouts", config.dropout),
-        ("objectives", config.objective),
-        ("optimizers", config.optimizer),
-        ("schedules", config.schedule),
-        ("takers", config.gradient.taker),
-        ("precisions", config.precision),
-        ("averages", config.average),
-    ]
-    many = [
-        ("regularizers", config.regularizers),
-        ("wrappers", config.wrappers),
-        ("gradients", config.gradient.transforms),
-        ("augmentations", config.augment),
-        ("augmentations", config.preprocess),
-        ("metrics", config.evaluation.metrics),
-        ("predictors", config.evaluation.predictors),
-    ]
-    for kind, part in one + [(kind, part) for kind, parts in many for part in parts]:
-        if part is not None:
-            registry.bind(kind, part)
-    _check_rates(config)
 
 
 def _model(config: Config, module: nn.Module, precision: Precision) -> Model:
@@ -249,14 +220,10 @@ def open_splits(config: Config) -> dict[str, Split]:
             splits[role] = open_split(build, name, num_classes=train.num_classes, **settings)
             if splits[role].element_spec != train.element_spec:
                 raise UserError(
-                    f"split '{name}' holds {_shapes(splits[role])}, but '{train.name}' holds "
-                    f"{_shapes(train)}"
+                    f"split '{name}' holds {shapes(splits[role])}, but '{train.name}' holds "
+                    f"{shapes(train)}"
                 )
     return splits
-
-
-def _shapes(split: Split) -> str:
-    return ", ".join(f"{k} {s.dtype}{list(s.shape)}" for k, s in split.element_spec.items())
 
 
 def _optimizer(
@@ -290,106 +257,3 @@ def _metric(part: Part) -> Metric:
 
 def _metric_name(part: Part) -> str:
     return "_".join([part.name, *(str(v) for v in part.args.values())])
-
-
-def _check_batch(config: Config, mesh: jax.sharding.Mesh) -> None:
-    size, n = config.data.batch_size, config.gradient.accumulate
-    if size % (mesh.size * n):
-        raise UserError(
-            f"config.data.batch_size {size} does not divide over {mesh.size} devices"
-            + (f" in {n} micro-batches" if n > 1 else "")
-        )
-
-
-def _each(kind: str, part: Part) -> str:
-    """What an objective or a metric takes logits to be of, each: an example unless it says else."""
-    return registry.find(kind, part.name).facts.get("each", "example")
-
-
-def _check_fit(config: Config, module: Any, train: Split) -> None:
-    """Refuse parts that do not speak of the same thing, before anything compiles."""
-    source, spec = config.data.source.name, train.element_spec
-    _check_mixing(config)
-    for field in ("augment", "preprocess"):
-        for part in getattr(config, field):
-            facts = registry.find("augmentations", part.name).facts
-            read = facts.get("reads", "image")
-            if read not in spec:
-                raise UserError(
-                    f"augmentation '{part.name}' reads '{read}', and source '{source}' gives "
-                    f"{_shapes(train)}: set config.{field} to []"
-                )
-            if facts.get("pixels") == "uint8" and spec[read].dtype != np.uint8:
-                raise UserError(
-                    f"augmentation '{part.name}' is of bytes, and source '{source}' gives "
-                    f"{_shapes(train)}"
-                )
-    each = getattr(module, "each", None)
-    for name in getattr(module, "reads", ("image",)):
-        if name not in spec:
-            raise UserError(
-                f"model '{config.model.name}' reads '{name}', and source '{source}' gives "
-                f"{_shapes(train)}"
-            )
-    asked = [("objectives", config.objective), *(("metrics", m) for m in config.evaluation.metrics)]
-    for kind, part in asked:
-        wanted = _each(kind, part)
-        if each is not None and wanted != each:
-            mates = [e.name for e in registry.entries(kind) if _each(kind, Part(e.name)) == each]
-            raise UserError(
-                f"{registry.singular(kind)} '{part.name}' is of each {wanted}, and model "
-                f"'{config.model.name}' speaks of each {each}: {choices(part.name, mates)}"
-            )
-    given = _label_of(train)
-    wanted = _each("objectives", config.objective)
-    if wanted != "token" and given != wanted:
-        found = f"a label of each {given}" if given else f"{_shapes(train)}, no label"
-        raise UserError(
-            f"objective '{config.objective.name}' reads a label of each {wanted}, and source "
-            f"'{source}' gives {found}"
-        )
-
-
-def _check_rates(config: Config) -> None:
-    """An optimizer that averages its own steps must be the last to scale them."""
-    scaled = {"config.rates": config.rates, "config.layer_decay": config.layer_decay}
-    scaled["wrapper 'reduce_on_plateau'"] = [p for p in config.wrappers if "plateau" in p.name]
-    by = next((name for name, value in scaled.items() if value), None)
-    if by and not registry.find("optimizers", config.optimizer.name).facts.get("linear", True):
-        raise UserError(
-            f"optimizer '{config.optimizer.name}' averages its own steps, and {by} would scale them"
-        )
-
-
-def _check_mixing(config: Config) -> None:
-    """Mixed examples have two labels: nothing comes after them but what knows that."""
-    mixes = [registry.find("augmentations", p.name).facts.get("mixes") for p in config.augment]
-    if True in mixes[:-1]:
-        name = config.augment[mixes.index(True)].name
-        raise UserError(f"augmentation '{name}' mixes examples: it is the last in config.augment")
-    knows = [registry.find("objectives", config.objective.name).facts.get("mixed")]
-    knows.append(_each("objectives", config.objective) == "pixel")  # maps are pasted, not mixed
-    if True in mixes and not any(knows):
-        raise UserError(
-            f"augmentation '{config.augment[-1].name}' mixes examples, and objective "
-            f"'{config.objective.name}' knows of one label each"
-        )
-
-
-def _label_of(split: Split) -> str | None:
-    if "label" not in split.element_spec:
-        return None
-    return "pixel" if len(split.element_spec["label"].shape) == 2 else "example"
-
-
-def _check_monitor(config: Config, splits: dict[str, Split], metrics: dict[str, Any]) -> None:
-    if "validation" not in splits:
-        if config.early_stopping:
-            raise UserError("config.early_stopping needs a split in config.data.validation")
-        return
-    monitor, known = config.evaluation.monitor, [f"validation/{name}" for name in metrics]
-    if monitor not in known:
-        raise UserError(
-            f"config.evaluation.monitor '{monitor}' is not measured while training: "
-            f"{choices(monitor, known)}"
-        )

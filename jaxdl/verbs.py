@@ -35,7 +35,7 @@ def overrides_in(
             continue
         path, equals, value = argument.removeprefix(prefix).partition("=")
         if not equals:
-            if not queue:
+            if not queue or queue[0].startswith("--"):
                 raise UserError(f"{prefix}{path} needs a value: {prefix}{path}=...")
             value = queue.pop(0)
         found.append((path, value))

@@ -12,7 +12,7 @@ ROWS = [
     ["nn", "losses", "metrics", "augment"],
     ["models", "optim"],
     ["objectives", "data", "train", "hub", "report"],
-    ["assemble", "memory", "session", "run"],
+    ["checks", "assemble", "memory", "session", "run"],
     ["research"],
     ["verbs"],
     ["main"],

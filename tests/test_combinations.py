@@ -5,7 +5,7 @@ import contextlib
 import chex
 import jax
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 from test_checkpoint import assert_same_bits
 
@@ -97,9 +97,13 @@ CONFIGS = st.builds(
 
 
 @settings(
-    max_examples=12,
+    max_examples=10,
     deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    suppress_health_check=[
+        HealthCheck.function_scoped_fixture,
+        HealthCheck.too_slow,
+        HealthCheck.filter_too_much,
+    ],
 )
 @given(config=CONFIGS)
 def test_any_combination_takes_two_steps_and_resumes(config, tmp_path_factory):
@@ -108,7 +112,7 @@ def test_any_combination_takes_two_steps_and_resumes(config, tmp_path_factory):
     except UserError as error:
         # What does not go together is said before anything compiles.
         assert "\n" not in str(error)
-        return
+        reject()
     state = first_state(config, plan)
     with contextlib.closing(training_batches(config, plan, 0, 2)) as batches:
         first, second = batches

@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 
 from jaxdl import registry
-from jaxdl.assemble import check
+from jaxdl.checks import check
 from jaxdl.config import Config, EarlyStopping, part
 from jaxdl.override import override
 

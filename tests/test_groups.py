@@ -57,9 +57,9 @@ def test_decoupled_decay_follows_the_rate():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"freeze": "stem/.*"}, "config.freeze 'stem/.*' matches no parameter"),
+        ({"freeze": "stem/.*"}, "config.freeze='stem/.*' matches no parameter"),
         ({"freeze": "("}, "no regular expression"),
-        ({"rates": {"heads/.*": 2.0}}, "config.rates 'heads/.*' matches no parameter"),
+        ({"rates": {"heads/.*": 2.0}}, "config.rates='heads/.*' matches no parameter"),
     ],
 )
 def test_a_pattern_that_matches_nothing_is_refused(options, message):

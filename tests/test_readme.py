@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 
 from jaxdl import registry
-from jaxdl.assemble import check
+from jaxdl.checks import check
 from jaxdl.config import from_json, part
 from jaxdl.data.pipeline import open_split
 from jaxdl.main import main

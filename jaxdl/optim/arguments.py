@@ -21,7 +21,7 @@ DECAYED = r"(.*/)?(kernel|embedding)"
 """Weights of layers and tables of embeddings; biases and the scales of norms are left alone."""
 
 
-def chosen(argument: str, pattern: str, default: str) -> Callable[[PyTree], PyTree]:
+def chosen(argument: str, pattern: str, default: str | None = None) -> Callable[[PyTree], PyTree]:
     """A mask for Optax: True at each leaf whose whole path matches the regular expression.
 
     Args:

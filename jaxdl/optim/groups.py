@@ -8,7 +8,6 @@ https://arxiv.org/abs/2106.08254. Layers nearer the input get the lower rate.
 """
 
 import operator
-import re
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -16,30 +15,15 @@ import numpy as np
 import optax
 
 from jaxdl import tree
-from jaxdl.errors import UserError, choices
+from jaxdl.errors import UserError
 from jaxdl.nn.stack import STACKED
+from jaxdl.optim.arguments import chosen
 from jaxdl.types import PyTree
-
-
-def chosen(params: PyTree, pattern: str, where: str) -> PyTree:
-    """A mask: True at each leaf whose whole path matches the regular expression.
-
-    Raises:
-        UserError: it is no regular expression, or matches no leaf; `where` says what asked for it.
-    """
-    try:
-        mask = tree.select(params, pattern)
-    except re.error as error:
-        raise UserError(f"{where} '{pattern}' is no regular expression: {error}") from error
-    if not any(jax.tree.leaves(mask)):
-        hint = choices(pattern, tree.flatten(params))
-        raise UserError(f"{where} '{pattern}' matches no parameter: {hint}")
-    return mask
 
 
 def group_rates(params: PyTree, rates: Mapping[str, float]) -> PyTree:
     """For each leaf, the factor of the first pattern that matches its whole path; else 1."""
-    masks = [(chosen(params, p, "config.rates"), factor) for p, factor in rates.items()]
+    masks = [(chosen("config.rates", p)(params), factor) for p, factor in rates.items()]
     found = jax.tree.map(lambda _: 1.0, params)
     for mask, factor in reversed(masks):
         found = jax.tree.map(lambda old, hit, f=factor: f if hit else old, found, mask)
@@ -106,7 +90,7 @@ def grouped(
     """
     optimizer = optax.with_extra_args_support(optimizer)
     if freeze is not None:
-        stays = lambda params: chosen(params, freeze, "config.freeze")
+        stays = chosen("config.freeze", freeze)
         moves = lambda params: jax.tree.map(operator.not_, stays(params))
         optimizer = optax.chain(
             optax.masked(optimizer, moves), optax.masked(optax.set_to_zero(), stays)

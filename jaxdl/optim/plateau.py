@@ -24,7 +24,7 @@ Fraction = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 Times = Annotated[int, msgspec.Meta(ge=0)]
 
 
-@register("wrappers")
+@register("wrappers", scales=True)
 def reduce_on_plateau(
     inner: optax.GradientTransformation,
     /,

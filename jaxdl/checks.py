@@ -1,0 +1,169 @@
+"""What goes together: mistakes in a config that can be told before anything is built."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdl import registry
+from jaxdl.config import Config, Part
+from jaxdl.data.pipeline import Split
+from jaxdl.errors import UserError, choices
+
+
+def check(config: Config) -> None:
+    """Raise UserError for the first part that is unknown or is given what it does not take."""
+    one = [
+        ("sources", config.data.source),
+        ("models", config.model),
+        ("initializers", config.initializer),
+        ("dropouts", config.dropout),
+        ("objectives", config.objective),
+        ("optimizers", config.optimizer),
+        ("schedules", config.schedule),
+        ("takers", config.gradient.taker),
+        ("precisions", config.precision),
+        ("averages", config.average),
+    ]
+    many = [
+        ("regularizers", config.regularizers),
+        ("wrappers", config.wrappers),
+        ("gradients", config.gradient.transforms),
+        ("augmentations", config.augment),
+        ("augmentations", config.preprocess),
+        ("metrics", config.evaluation.metrics),
+        ("predictors", config.evaluation.predictors),
+    ]
+    for kind, part in one + [(kind, part) for kind, parts in many for part in parts]:
+        if part is not None:
+            registry.bind(kind, part)
+    _rates(config)
+
+
+def check_batch(config: Config, mesh: jax.sharding.Mesh) -> None:
+    """Refuse a batch that does not divide over the devices, in its micro-batches."""
+    size, n = config.data.batch_size, config.gradient.accumulate
+    if size % (mesh.size * n):
+        raise UserError(
+            f"config.data.batch_size {size} does not divide over {mesh.size} devices"
+            + (f" in {n} micro-batches" if n > 1 else "")
+        )
+
+
+def each_of(kind: str, part: Part) -> str:
+    """What an objective or a metric takes logits to be of, each: an example unless it says else."""
+    return registry.find(kind, part.name).facts.get("each", "example")
+
+
+def check_fit(config: Config, module: Any, train: Split) -> None:
+    """Refuse parts that do not speak of the same thing, before anything compiles."""
+    _mixing(config)
+    _augmentations(config, train)
+    source = config.data.source.name
+    for name in getattr(module, "reads", ("image",)):
+        if name not in train.element_spec:
+            raise UserError(
+                f"model '{config.model.name}' reads '{name}', and source '{source}' gives "
+                f"{shapes(train)}"
+            )
+    _same_each(config, getattr(module, "each", None))
+    given, wanted = _label_of(train), each_of("objectives", config.objective)
+    if wanted != "token" and given != wanted:
+        found = f"a label of each {given}" if given else f"{shapes(train)}, no label"
+        raise UserError(
+            f"objective '{config.objective.name}' reads a label of each {wanted}, and source "
+            f"'{source}' gives {found}"
+        )
+
+
+def _augmentations(config: Config, train: Split) -> None:
+    source, spec = config.data.source.name, train.element_spec
+    for field in ("augment", "preprocess"):
+        for part in getattr(config, field):
+            facts = registry.find("augmentations", part.name).facts
+            read = facts.get("reads", "image")
+            if read not in spec:
+                raise UserError(
+                    f"augmentation '{part.name}' reads '{read}', and source '{source}' gives "
+                    f"{shapes(train)}: set config.{field} to []"
+                )
+            if facts.get("pixels") == "uint8" and spec[read].dtype != np.uint8:
+                raise UserError(
+                    f"augmentation '{part.name}' is of bytes, and source '{source}' gives "
+                    f"{shapes(train)}"
+                )
+
+
+def _same_each(config: Config, each: str | None) -> None:
+    """Objective, metrics and predictors speak of what the model speaks of."""
+    measures, predictors = config.evaluation.metrics, config.evaluation.predictors
+    asked = [("objectives", config.objective), *(("metrics", m) for m in measures)]
+    # A predictor that does not say what it is of is of anything.
+    choosy = [p for p in predictors if "each" in registry.find("predictors", p.name).facts]
+    for kind, part in [*asked, *(("predictors", p) for p in choosy)]:
+        wanted = each_of(kind, part)
+        if each is not None and wanted != each:
+            mates = [e.name for e in registry.entries(kind) if each_of(kind, Part(e.name)) == each]
+            raise UserError(
+                f"{registry.singular(kind)} '{part.name}' is of each {wanted}, and model "
+                f"'{config.model.name}' speaks of each {each}: {choices(part.name, mates)}"
+            )
+    for part in measures:
+        made_by = registry.find("metrics", part.name).facts.get("reads")
+        if made_by == "generated" and "generate" not in {p.name for p in predictors}:
+            raise UserError(
+                f"metric '{part.name}' is of what the model writes: set "
+                "config.evaluation.predictors=generate"
+            )
+
+
+def _rates(config: Config) -> None:
+    """An optimizer that averages its own steps must be the last to scale them."""
+    scaled = {"config.rates": config.rates, "config.layer_decay": config.layer_decay}
+    for p in config.wrappers:
+        scaled[f"wrapper '{p.name}'"] = registry.find("wrappers", p.name).facts.get("scales")
+    by = next((name for name, value in scaled.items() if value), None)
+    if by and not registry.find("optimizers", config.optimizer.name).facts.get("linear", True):
+        raise UserError(
+            f"optimizer '{config.optimizer.name}' averages its own steps, and {by} would scale them"
+        )
+
+
+def _mixing(config: Config) -> None:
+    """Mixed examples have two labels: nothing comes after them but what knows that."""
+    mixes = [registry.find("augmentations", p.name).facts.get("mixes") for p in config.augment]
+    if True in mixes[:-1]:
+        name = config.augment[mixes.index(True)].name
+        raise UserError(f"augmentation '{name}' mixes examples: it is the last in config.augment")
+    knows = [registry.find("objectives", config.objective.name).facts.get("mixed")]
+    knows.append(each_of("objectives", config.objective) == "pixel")  # maps are pasted, not mixed
+    if True in mixes and not any(knows):
+        raise UserError(
+            f"augmentation '{config.augment[-1].name}' mixes examples, and objective "
+            f"'{config.objective.name}' knows of one label each"
+        )
+
+
+def _label_of(split: Split) -> str | None:
+    if "label" not in split.element_spec:
+        return None
+    return "pixel" if len(split.element_spec["label"].shape) == 2 else "example"
+
+
+def shapes(split: Split) -> str:
+    """What an example of a split holds, in words."""
+    return ", ".join(f"{k} {s.dtype}{list(s.shape)}" for k, s in split.element_spec.items())
+
+
+def check_monitor(config: Config, splits: dict[str, Split], metrics: dict[str, Any]) -> None:
+    """Refuse to be judged by what is not measured."""
+    if "validation" not in splits:
+        if config.early_stopping:
+            raise UserError("config.early_stopping needs a split in config.data.validation")
+        return
+    monitor, known = config.evaluation.monitor, [f"validation/{name}" for name in metrics]
+    if monitor not in known:
+        raise UserError(
+            f"config.evaluation.monitor '{monitor}' is not measured while training: "
+            f"{choices(monitor, known)}"
+        )
