@@ -33,6 +33,7 @@ def check(config: Config) -> None:
         ("augmentations", config.preprocess),
         ("metrics", config.evaluation.metrics),
         ("predictors", config.evaluation.predictors),
+        ("sinks", config.log.sinks),
     ]
     for kind, part in one + [(kind, part) for kind, parts in many for part in parts]:
         if part is not None:

@@ -124,7 +124,7 @@ class Log:
     """Where the numbers go besides the console."""
 
     every: Duration = "1%"
-    tensorboard: bool = True
+    sinks: tuple[Part, ...] = (part("tensorboard"),)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from jaxdl import config as configs
 from jaxdl.errors import UserError, choices
 from jaxdl.override import override
+from jaxdl.registry import ROOMS
 from jaxdl.verbs import VERBS, Parser, overrides_in, prepare_jax
 
 
@@ -31,8 +32,7 @@ def _parser() -> argparse.ArgumentParser:
         "--list",
         nargs="+",
         metavar=("KIND", "PATTERN"),
-        help="show what there is, e.g. models 'res*'; kinds: models, objectives, losses, metrics, "
-        "augmentations, optimizers, wrappers, schedules, sources",
+        help=f"show what there is, e.g. models 'res*'; kinds: {', '.join(ROOMS)}",
     )
     parser.add_argument(
         "--import", dest="imports", action="append", default=[], metavar="MODULE",

@@ -46,15 +46,27 @@ class Remedy(NamedTuple):
     estimate: Estimate
 
 
-def estimate(config: Config, plan: Plan) -> Estimate:
-    """What a step of this config would take, from shapes alone."""
+SAME_NETWORK = ("accumulate", "batch", "sharding")
+"""Kinds of remedies that leave what one example's activations take as it is."""
+
+
+def estimate(config: Config, plan: Plan, each: float | None = None) -> Estimate:
+    """What a step of this config would take, from shapes alone.
+
+    Args:
+        config: of the run.
+        plan: its objects.
+        each: bytes of one example's activations, where they are known.
+    """
     state = plan.abstract_state(config.seed)
     spec = plan.batch_spec(config.data.batch_size)
+    if each is None:
+        each = activation_bytes(plan.objective, state, spec)
     micro = config.data.batch_size / (plan.mesh.size * config.gradient.accumulate)
     return Estimate(
         state=_bytes_each(state),
         gradients=_bytes_each(state.params),
-        activations=math.ceil(micro * activation_bytes(plan.objective, state, spec)),
+        activations=math.ceil(micro * each),
         batch=_bytes_each(spec),
     )
 
@@ -87,11 +99,14 @@ def limit() -> int:
 def remedies(config: Config, plan: Plan, available: int) -> list[Remedy]:
     """Changes that would fit into `available` bytes a device, the least of each kind."""
     found: dict[str, Remedy] = {}
+    state, spec = plan.abstract_state(config.seed), plan.batch_spec(config.data.batch_size)
+    each = activation_bytes(plan.objective, state, spec)
     for kind, change, changed, splits in _changes(config, plan):
         if kind in found:
             continue
         try:
-            remedy = Remedy(change, estimate(changed, assemble(changed, splits)))
+            known = each if kind in SAME_NETWORK else None
+            remedy = Remedy(change, estimate(changed, assemble(changed, splits), known))
         except UserError:
             continue  # it does not divide over the devices, or the network is too deep for it
         if remedy.estimate.total <= available:

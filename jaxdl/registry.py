@@ -47,6 +47,7 @@ ROOMS = {
     "averages": "jaxdl.optim",
     "takers": "jaxdl.train",
     "precisions": "jaxdl.train",
+    "sinks": "jaxdl.train",
     "sources": "jaxdl.data",
     "weights": "jaxdl.hub.names",
 }

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxdl import registry
 from jaxdl.assemble import GIB, Plan
 from jaxdl.config import Config, Part
 from jaxdl.data.pipeline import evaluation_batches, train_batches
@@ -57,7 +58,7 @@ class Session:
         self.journal = Journal(
             self.workdir,
             step=int(restored.state.step),
-            tensorboard=self.config.log.tensorboard,
+            sinks=[registry.bind("sinks", p) for p in self.config.log.sinks],
             writes=self.leads,
         )
         return restored

@@ -24,7 +24,7 @@ def at_home(tmp_path, monkeypatch, own_registry):
 
 def test_the_page(at_home, capsys):
     train = TRAIN.replace("configs/", f"{ROOT}/configs/")
-    quick = "--workdir runs/mine --config.duration='2 steps' --config.log.tensorboard=false"
+    quick = "--workdir runs/mine --config.duration='2 steps' --config.log.sinks=[]"
     assert main(shlex.split(f"{train} {quick}")) == 0
     assert "my_net, " in capsys.readouterr().out
 

@@ -18,7 +18,7 @@ TINY = [
     "--config", "configs/cnn.py", "--config.model.widths=[8]", "--config.model.drop_rate=0.1",
     "--config.average=ema(decay=0.9)", "--config.gradient.accumulate=2",
     "--config.duration=100 steps",
-    "--config.log.every=1", "--config.checkpoint.every=7", "--config.log.tensorboard=false",
+    "--config.log.every=1", "--config.checkpoint.every=7", "--config.log.sinks=[]",
     "--config.evaluation.every=30",
 ]  # fmt: skip
 

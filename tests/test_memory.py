@@ -134,8 +134,8 @@ def test_a_size_that_the_model_refuses_is_not_offered():
     # patches of 16 divide 16x16, not 24x24
     found = [r.change for r in remedies(VIT, assemble(VIT), 10**9)]
     assert [c for c in found if "size=[" in c] == ["--config.data.source.size=[16,16,3]"]
-    large = config(part("googlenet", width=0.125), size=(16, 16, 3))
-    changes = [r.change for r in remedies(large, assemble(large), 10**9)]
+    least = dataclasses.replace(VIT, data=config(VIT.model, size=(16, 16, 3)).data)
+    changes = [r.change for r in remedies(least, assemble(least), 10**9)]
     assert changes and not any("size=[" in c for c in changes)
 
 
@@ -193,7 +193,7 @@ def test_a_run_that_runs_out_says_what_would_fit(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run, "compile_step", exhausted)
     for module in (memory, run):
         monkeypatch.setattr(module, "limit", lambda: 2**20, raising=False)
-    arguments = ["--config", file, "--config.log.tensorboard=false", "--workdir", tmp_path / "run"]
+    arguments = ["--config", file, "--config.log.sinks=[]", "--workdir", tmp_path / "run"]
     assert main([str(a) for a in arguments]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: out of memory: a step needs about 2.8 MiB on each device")

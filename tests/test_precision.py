@@ -139,6 +139,17 @@ def test_chosen_modules_compute_in_float32():
     assert counts == {None: (3, 0), "head": (2, 1), "backbone/dense1": (2, 1)}
 
 
+@pytest.mark.parametrize(
+    ("pattern", "message"), [("heads", "matches no module: did you mean"), ("(", "expression")]
+)
+def test_a_pattern_that_means_no_module_is_refused(pattern, message):
+    model = Model(models.create("mlp", 10, widths=()), bfloat16().dtype, float32=pattern)
+    batch = {"image": jnp.zeros((2, 8, 8, 3))}
+    params, _ = model.init(jax.random.key(0), batch)
+    with pytest.raises(UserError, match=message):
+        model.predict(params, {}, batch)
+
+
 def test_outputs_of_a_precise_head_are_exactly_float32():
     module = models.create("mlp", 10, widths=())
     batch = jax.tree.map(jnp.asarray, next(batches(1)))
@@ -155,7 +166,7 @@ def losses(tmp_path, name, **fields):
         data=Data(batch_size=32),
         model=part("mlp", widths=[16]),
         duration="6 steps",
-        log=Log(every=1, tensorboard=False),
+        log=Log(every=1, sinks=()),
         **fields,
     )
     run(config, tmp_path / name)

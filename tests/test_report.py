@@ -593,3 +593,15 @@ def test_broken_label_maps_are_told(tmp_path, changes):
 
 def test_intersection_over_union_is_read_as_a_percentage():
     assert text.measure("mean_iou", 0.8723) == "87.23%"
+
+
+def test_skipped_steps_and_the_gap_are_remarked_on():
+    lines = [
+        {"step": 10, "train/skipped": 0.0},
+        {"step": 20, "train/skipped": 0.25},
+        {"step": 20, "validation/accuracy": 0.5, "fitted/accuracy": 0.75, "gap/accuracy": 0.25},
+    ]
+    skipped, gap = facts.remarks(lines, {})
+    assert "in 1 of 2 log windows" in skipped and "step 20" in skipped
+    assert "0.75 on as many training examples" in gap and "a gap of 0.25" in gap
+    assert facts.remarks([{"step": 1, "train/skipped": 0.0}], {}) == []

@@ -41,13 +41,13 @@ def test_best_is_the_first_of_equals():
 
 
 def test_the_journal_forgets_what_lies_beyond_the_resumed_step(tmp_path):
-    journal = Journal(tmp_path, tensorboard=False)
+    journal = Journal(tmp_path)
     for step in (10, 20, 30):
         journal.write(step, {"train/loss": 1 / step})
     journal.close()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 40, "train/lo')  # torn by a kill
-    again = Journal(tmp_path, step=20, tensorboard=False)
+    again = Journal(tmp_path, step=20)
     assert again.series("train/loss") == [(10, 1 / 10), (20, 1 / 20)]
     again.write(30, {"train/loss": math.inf})
     again.close()
@@ -61,11 +61,3 @@ def test_a_damaged_journal_names_its_line(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\nnonsense\n{"step": 3}\n')
     with pytest.raises(UserError, match=r"metrics.jsonl, line 2"):
         Journal(tmp_path)
-
-
-def test_tensorboard_events_are_written(tmp_path):
-    journal = Journal(tmp_path)
-    journal.write(1, {"train/loss": 0.5})
-    journal.close()
-    (events,) = (tmp_path / "tensorboard").glob("events*")
-    assert b"train/loss" in events.read_bytes()

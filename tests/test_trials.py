@@ -19,7 +19,7 @@ TINY = Config(
     model=part("mlp", widths=[4]),
     optimizer=part("sgd", learning_rate=0.05),
     duration="4 steps",
-    log=Log(tensorboard=False),
+    log=Log(sinks=()),
 )
 FAST = dataclasses.replace(TINY, optimizer=part("sgd", learning_rate=0.5))
 VARIANTS = {"base": TINY, "fast-0.5": FAST}

@@ -16,7 +16,7 @@ from jaxdl.verbs import VERBS
 
 TINY = [
     "--config", "configs/cnn.py", "--config.model=mlp", "--config.model.widths=[4]",
-    "--config.augment=[]", "--config.duration=4 steps", "--config.log.tensorboard=false",
+    "--config.augment=[]", "--config.duration=4 steps", "--config.log.sinks=[]",
 ]  # fmt: skip
 BEFORE = ["plot-schedule", "find-lr", "find-batch-size", "memory", "trials"]
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdl import tree
+from jaxdl.errors import UserError, choices
 from jaxdl.types import PyTree
 
 
@@ -19,12 +20,20 @@ def cast_params(params: PyTree, dtype: jnp.dtype, float32: str | None = None) ->
         dtype: what the network computes in.
         float32: regular expression on a module's whole path, such as 'head' or '.*norm.*'; what is
             inside such a module belongs to it.
+
+    Raises:
+        UserError: `float32` is no regular expression, or matches no module that has parameters.
     """
     if float32 is None:
         return tree.cast(params, dtype)
     belongs = _within(float32)
-    keep = lambda name, x: x if belongs(name) else tree.cast(x, dtype)
-    return jax.tree.map(keep, tree.names(params), params)
+    kept = jax.tree.map(belongs, tree.names(params))
+    if not any(jax.tree.leaves(kept)):
+        known = sorted({name.rpartition("/")[0] for name in tree.flatten(params)})
+        raise UserError(
+            f"config.precision.float32='{float32}' matches no module: {choices(float32, known)}"
+        )
+    return jax.tree.map(lambda keep, x: x if keep else tree.cast(x, dtype), kept, params)
 
 
 def precise(dtype: jnp.dtype, float32: str) -> Callable:
@@ -52,7 +61,12 @@ def precise(dtype: jnp.dtype, float32: str) -> Callable:
 
 def _within(pattern: str) -> Callable[[str], bool]:
     """Whether a path is that of a module the pattern matches, or of something inside it."""
-    regex = re.compile(pattern)
+    try:
+        regex = re.compile(pattern)
+    except re.error as error:
+        raise UserError(
+            f"config.precision.float32='{pattern}' is no regular expression: {error}"
+        ) from error
 
     def belongs(path: str) -> bool:
         parts = path.split("/")

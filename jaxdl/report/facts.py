@@ -202,4 +202,33 @@ def remarks(lines: Lines, manifest: Mapping[str, Any]) -> list[str]:
                 f"Not finite: {text.number(len(bad))} of the {text.number(len(steps))} values of "
                 f"{key}, first at step {text.number(int(bad[0]))}. A curve has a gap there."
             )
+    return said + _skipped(lines) + _gaps(lines)
+
+
+def _skipped(lines: Lines) -> list[str]:
+    steps, shares = series(lines, "train/skipped")
+    windows = steps[shares > 0]
+    if not len(windows):
+        return []
+    return [
+        f"Some steps changed nothing, since their gradient was not finite: in "
+        f"{text.number(len(windows))} of {text.number(len(steps))} log windows, first in the one "
+        f"that ends at step {text.number(int(windows[0]))}."
+    ]
+
+
+def _gaps(lines: Lines) -> list[str]:
+    said = []
+    for key in keys(lines):
+        split, _, metric = key.partition("/")
+        if split != "gap":
+            continue
+        last = [line for line in lines if line.get(key) is not None][-1:]
+        for line in last:
+            fitted, held = line[f"fitted/{metric}"], line[f"validation/{metric}"]
+            said.append(
+                f"Measured alike, {metric} is {text.number(fitted)} on as many training examples "
+                f"and {text.number(held)} on the validation split, at step "
+                f"{text.number(line['step'])}: a gap of {text.number(line[key])}."
+            )
     return said

@@ -1,14 +1,15 @@
-"""What a run measured: one JSON object a line in `metrics.jsonl`, TensorBoard events beside it."""
+"""What a run measured: one JSON object a line in `metrics.jsonl`, and other places beside it."""
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxdl.errors import UserError
+from jaxdl.train.sinks import Sink
 
 
 class Journal:
@@ -17,16 +18,21 @@ class Journal:
     Args:
         workdir: the run directory.
         step: lines beyond this step are removed, so that a resumed run does not repeat itself.
-        tensorboard: whether to write events as well.
+        sinks: (workdir, step) -> where else the numbers go.
         writes: False on all processes but one.
     """
 
     def __init__(
-        self, workdir: Path, *, step: int = 0, tensorboard: bool = True, writes: bool = True
+        self,
+        workdir: Path,
+        *,
+        step: int = 0,
+        sinks: Sequence[Callable[[Path, int], Sink]] = (),
+        writes: bool = True,
     ):
         self._path = workdir / "metrics.jsonl"
         self.lines = [line for line in _read(self._path) if line["step"] <= step]
-        self._file = self._events = None
+        self._file, self._sinks = None, []
         if not writes:
             return
         text = "".join(json.dumps(line) + "\n" for line in self.lines)
@@ -34,12 +40,7 @@ class Journal:
         fresh.write_text(text)
         fresh.replace(self._path)
         self._file = self._path.open("a")
-        if tensorboard:
-            # Imported here: it takes a while, and not every process writes.
-            from tensorboardX import SummaryWriter
-
-            # TensorBoard itself drops what a killed run wrote beyond the step it resumes from.
-            self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+        self._sinks = [open_sink(workdir, step) for open_sink in sinks]
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Add one line; every value a number. What is not finite is written as null."""
@@ -49,10 +50,9 @@ class Journal:
         if self._file:
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
-        if self._events:
-            for key, value in numbers.items():
-                if value is not None:
-                    self._events.add_scalar(key, value, step)
+        finite = {k: v for k, v in numbers.items() if v is not None}
+        for sink in self._sinks:
+            sink.write(step, finite)
 
     def series(self, key: str) -> list[tuple[int, float]]:
         """(step, value) of all lines that have the key; NaN where it was not finite."""
@@ -66,8 +66,8 @@ class Journal:
         """Flush and let go of the files."""
         if self._file:
             self._file.close()
-        if self._events:
-            self._events.close()
+        for sink in self._sinks:
+            sink.close()
 
 
 def _number(value: Any) -> float | int | None:
