@@ -23,7 +23,8 @@ def _parser() -> argparse.ArgumentParser:
         "the arguments of a part. Other verbs: `jaxdl report RUN` writes RUN/report.html anew, "
         "`jaxdl summary MODEL` shows what layers cost, `jaxdl evaluate` measures weights, "
         "`jaxdl export` gives them away. Before a run: `jaxdl plot-schedule`, `jaxdl find-lr`, "
-        "`jaxdl find-batch-size` and `jaxdl memory` take --config as training does.",
+        "`jaxdl find-batch-size` and `jaxdl memory` take --config as training does; `jaxdl trials` "
+        "runs variants of it with several seeds.",
         allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="FILE[:ARGUMENT]", help="a .py or .json config file")

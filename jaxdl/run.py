@@ -13,7 +13,7 @@ from jaxdl import registry, tree
 from jaxdl.assemble import Plan, assemble
 from jaxdl.config import Config, summary
 from jaxdl.errors import UserError
-from jaxdl.memory import advice, limit
+from jaxdl.memory import explained, ran_out
 from jaxdl.report import write_report
 from jaxdl.session import Session
 from jaxdl.train import rundir
@@ -40,23 +40,21 @@ def run(config: Config, workdir: Path) -> dict[str, float]:
     plan = assemble(config)
     changes = rundir.claim(workdir, config)
     manifest = rundir.Manifest(workdir, **_facts(plan, config))
-    with Session(config, plan, workdir) as session:
-        state, extra = session.start()
-        _introduce(session, state, changes)
-        manifest.update(parameters=tree.count(state.params))
+    with explained(config, plan), Session(config, plan, workdir) as session:
         clock = time.perf_counter()
         try:
+            state, extra = session.start()
+            _introduce(session, state, changes)
+            manifest.update(parameters=tree.count(state.params))
             state, outcome = train(session, state, extra)
             state = session.best(state)
             conclude(session, state)
-        except Interrupted as stop:
+        except (Interrupted, UserError) as stop:
             manifest.update(status=str(stop))
             raise
         except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            manifest.update(status="out of memory")
-            raise UserError(f"out of memory: {advice(config, plan, limit())}") from error
+            manifest.update(status="out of memory" if ran_out(error) else "failed")
+            raise
         manifest.update(seconds=time.perf_counter() - clock, **outcome)
         if session.leads:
             report = write_report(workdir)
