@@ -4,6 +4,8 @@ The pickles are put together from opcodes, named as in `pickletools`.
 """
 
 import contextlib
+import encodings.cp437  # noqa: F401, of names in zip archives: its first import is code that runs
+import gc
 import io
 import os
 import pickle
@@ -50,7 +52,8 @@ def watched():
 def attempt(path):
     """The arrays of a file, or the message of its refusal; either way nothing else happens."""
     before = sorted(path.parent.iterdir())
-    start = time.process_time()
+    gc.disable()  # other tests have left gigabytes to look through
+    start = time.thread_time()
     with watched() as found:
         try:
             result = read(path)
@@ -58,8 +61,10 @@ def attempt(path):
             result = str(error)
             assert result.startswith(f"'{path}': ")
             assert result.isprintable() and len(result) < 1000
-    assert time.process_time() - start < 1
-    assert found == []
+        finally:
+            gc.enable()
+    assert time.thread_time() - start < 1
+    assert found == [], found
     assert sorted(path.parent.iterdir()) == before
     return result
 

@@ -108,7 +108,8 @@ def of_kind(each, n):
         return {"logits": logits(n, 3, 4), "label": label}
     if each == "token":
         return {"logits": logits(n, 9), "tokens": of_class(n, 9), "generated": of_class(n, 9)}
-    return {"logits": logits(n), "label": of_class(n)}
+    features = rng.normal(size=(n, 5)).astype(np.float32)
+    return {"logits": logits(n), "label": of_class(n), "features": features}
 
 
 def at_random(split, size, seed):

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Literal
 
 from jaxdl.augment.affine import random_affine, random_rotation
+from jaxdl.augment.batch import image_bytes
 from jaxdl.augment.blur import random_blur
 from jaxdl.augment.compose import in_order
 from jaxdl.augment.crop import random_crop
@@ -68,6 +69,7 @@ def domain_policy(
             images, whose colours stay; aerial views, which have no upright.
         strength: each holds what the weaker ones do. Fine-tuning on little data takes 'strong'.
     """
+    image_bytes(batch, "domain_policy")
     light, standard, strong = POLICIES[domain]
     chosen = {"light": light, "standard": light + standard, "strong": light + standard + strong}
     return in_order(key, batch, augmentations=tuple(chosen[strength]))

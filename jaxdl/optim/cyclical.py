@@ -207,4 +207,4 @@ def range_test(total_steps: int, /, *, low: Drop = 1e-6) -> optax.Schedule:
         low: factor at the first step; the last is at the peak.
     """
     # low^(1 - step / (total_steps - 1))
-    return lambda step: low ** (1 - step / max(total_steps - 1, 1))
+    return lambda step: low ** jnp.maximum(1 - step / max(total_steps - 1, 1), 0.0)
