@@ -137,7 +137,7 @@ def _compiled(session: Session, state: TrainState) -> tuple[Step, float]:
     phases = [
         (start, compile_step(step, state).lower(state, spec).compile())
         for (start, step), end in zip(session.plan.phases, ends, strict=True)
-        if end > begun
+        if end > begun and start < session.plan.steps
     ]
     seconds = time.perf_counter() - clock
     if session.leads:
@@ -170,12 +170,12 @@ def conclude(session: Session, state: TrainState) -> None:
     role = next((r for r in ("test", "validation") if r in plan.splits), None)
     if role is None:
         return
+    weights = session.weights(state)
     known = [line for line in session.journal.lines if line["step"] == int(state.step)]
     if role == "test" and not any(key.startswith("test/") for line in known for key in line):
-        values = session.evaluate(state, role)
+        values = session.evaluate(state, role, weights)
         if session.leads:
             print("final  " + "  ".join(f"{k} {v:.4f}" for k, v in values.items()), flush=True)
-    weights = session.weights(state)
     if plan.each == "example":
         predictions = make_predict(plan.objective, plan.mesh)(*weights, session.whole(role))
         if session.leads:

@@ -67,9 +67,17 @@ class Session:
         """Training batches from step `start` to the end of the run."""
         return training_batches(self.config, self.plan, start, self.plan.steps)
 
-    def evaluate(self, state: TrainState, role: str) -> dict[str, float]:
-        """Measure a split, write it to the journal: 'role/metric' to value."""
-        weights = self.weights(state)
+    def evaluate(
+        self, state: TrainState, role: str, weights: tuple[PyTree, PyTree] | None = None
+    ) -> dict[str, float]:
+        """Measure a split, write it to the journal: 'role/metric' to value.
+
+        Args:
+            state: whose step the values are of.
+            role: 'train', 'validation' or 'test'.
+            weights: what `weights(state)` gave, where that is known already.
+        """
+        weights = weights or self.weights(state)
         values = self._measure(weights, role)
         if role == "validation" and self.config.evaluation.gap:
             fitted = self._measure(weights, "train", len(self.plan.splits[role]))
