@@ -11,7 +11,8 @@ from jaxdl import config as configs
 from jaxdl.errors import UserError, choices
 from jaxdl.override import override
 from jaxdl.registry import ROOMS
-from jaxdl.verbs import VERBS, Parser, overrides_in, prepare_jax
+from jaxdl.verbs import VERBS
+from jaxdl.verbs.parsing import Parser, overrides_in, prepare_jax
 
 
 def _parser() -> argparse.ArgumentParser:

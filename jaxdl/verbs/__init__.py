@@ -1,0 +1,17 @@
+"""What `jaxdl VERB` does besides training: a function of the arguments after the verb, for each."""
+
+from collections.abc import Callable
+
+from jaxdl.verbs import before, finished, several
+
+VERBS: dict[str, Callable[[list[str]], int]] = {
+    "evaluate": finished.evaluate,
+    "export": finished.export,
+    "report": finished.report,
+    "summary": finished.summary,
+    "plot-schedule": before.plot_schedule,
+    "find-lr": before.find_lr,
+    "find-batch-size": before.find_batch_size,
+    "memory": before.memory,
+    "trials": several.trials,
+}

@@ -1,0 +1,116 @@
+"""What verbs share: reading their arguments, and what they set before JAX starts."""
+
+import argparse
+import contextlib
+import math
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jaxdl import config as configs
+from jaxdl.errors import UserError, choices
+from jaxdl.override import override
+
+
+class Parser(argparse.ArgumentParser):
+    """Whose mistakes are answered as all of a user's are."""
+
+    def error(self, message: str) -> None:
+        raise UserError(f"{message} (see --help)")
+
+
+def overrides_in(
+    arguments: list[str], prefix: str = "--config."
+) -> tuple[list[tuple[str, str]], list[str]]:
+    """Take `--config.path=value` and `--config.path value` out of the arguments."""
+    found, rest, queue = [], [], list(arguments)
+    while queue:
+        argument = queue.pop(0)
+        if not argument.startswith(prefix):
+            rest.append(argument)
+            continue
+        path, equals, value = argument.removeprefix(prefix).partition("=")
+        if not equals:
+            if not queue or queue[0].startswith("--"):
+                raise UserError(f"{prefix}{path} needs a value: {prefix}{path}=...")
+            value = queue.pop(0)
+        found.append((path, value))
+    return found, rest
+
+
+def prepare_jax() -> None:
+    """Keep what XLA compiles, from run to run."""
+    # Reading the cache saves more than it costs even for programs that compile in a moment.
+    import jax
+
+    if not jax.config.jax_compilation_cache_dir:
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        jax.config.update("jax_compilation_cache_dir", str(Path(home) / "jaxdl" / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def config_of(run: Path) -> str:
+    """The file that says what a run was asked to do."""
+    if not (run / "config.json").is_file():
+        raise UserError(f"no run directory '{run}'")
+    return str(run / "config.json")
+
+
+def image_shape(said: str) -> tuple[int, ...]:
+    """'HxWxC' as numbers."""
+    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*x[1-9]\d*", said):
+        raise argparse.ArgumentTypeError(f"'{said}' is not HxWxC, such as 224x224x3")
+    return tuple(map(int, said.split("x")))
+
+
+def count(said: str) -> int:
+    """A number from 1."""
+    if not said.isdecimal() or not int(said):
+        raise argparse.ArgumentTypeError(f"expected a number from 1, got '{said}'")
+    return int(said)
+
+
+def positive(said: str) -> float:
+    """A number above 0."""
+    with contextlib.suppress(ValueError):
+        if 0 < float(said) < math.inf:
+            return float(said)
+    raise argparse.ArgumentTypeError(f"expected a number above 0, got '{said}'")
+
+
+def figure(said: str) -> Path:
+    """A file that can be drawn to."""
+    from jaxdl.research.schedule_plot import SUFFIXES
+
+    suffix = Path(said).suffix.removeprefix(".").lower()
+    if suffix not in SUFFIXES:
+        raise argparse.ArgumentTypeError(f"cannot draw '{said}': {choices(suffix, SUFFIXES)}")
+    return Path(said)
+
+
+@contextlib.contextmanager
+def writing(file: Path) -> Iterator[None]:
+    """That the file or its folder cannot be written is a user's mistake."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or Path(error.filename) not in (file, *file.parents):
+            raise
+        raise UserError(f"cannot write '{file}': {error.strerror}") from error
+
+
+def before_a_run(
+    arguments: list[str], verb: str, description: str, **options: dict[str, Any]
+) -> tuple[argparse.Namespace, configs.Config]:
+    """Options and config of a verb that takes --config as training does."""
+    parser = Parser(prog=f"jaxdl {verb}", description=description, allow_abbrev=False)
+    parser.add_argument("--config", metavar="FILE[:ARGUMENT]", required=True)
+    parser.add_argument("--import", dest="imports", action="append", default=[], metavar="MODULE")
+    for name, about in options.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", **about)
+    overrides, rest = overrides_in(arguments)
+    parsed = parser.parse_args(rest)
+    config = override(configs.load(parsed.config), overrides)
+    return parsed, configs.add_imports(config, parsed.imports)

@@ -1,0 +1,64 @@
+"""Verbs that train more than once: trials."""
+
+import shlex
+from pathlib import Path
+
+from jaxdl import config as configs
+from jaxdl.errors import UserError
+from jaxdl.override import override
+from jaxdl.verbs.parsing import before_a_run, count, prepare_jax
+
+
+def trials(arguments: list[str]) -> int:
+    """Run variants of a config with several seeds."""
+    options, config = before_a_run(
+        arguments,
+        "trials",
+        "Run every variant with every seed; print means and spreads.",
+        vary={
+            "action": "append", "default": [], "metavar": "'NAME FIELD=VALUE ...'",
+            "help": "a variant: --vary base --vary 'sam wrappers=sam(rho=0.1)'",
+        },
+        seeds={"type": count, "default": 3, "metavar": "N", "help": "0 to N - 1"},
+        metric={"action": "append", "default": [], "help": "default: test/accuracy"},
+        workdir={"type": Path, "required": True, "help": "has a run directory for each"},
+    )  # fmt: skip
+    variants = _variants(config, options.vary or ["base"])
+    prepare_jax()
+    from jaxdl.research import trials as several
+    from jaxdl.train.signals import Interrupted
+
+    metrics = options.metric or ["test/accuracy"]
+    results: dict[str, list] = {name: [] for name in variants}
+    try:
+        for name, seed, found in several.trials(
+            variants, range(options.seeds), options.workdir, metrics
+        ):
+            results[name].append(found)
+            shown = "  ".join(f"{m} {found[m]:.4f}" for m in metrics if m in found)
+            print(f"{name}  seed {seed}  {shown}", flush=True)
+    except Interrupted as stop:
+        print(f"{stop}; the same command goes on from there")
+        return stop.exit_status
+    print(several.table(results, metrics))
+    return 0
+
+
+def _variants(config: configs.Config, asked: list[str]) -> dict[str, configs.Config]:
+    """Name to config, from 'NAME FIELD=VALUE ...' of each."""
+    found: dict[str, configs.Config] = {}
+    for said in asked:
+        try:
+            name, *changes = shlex.split(said)
+        except ValueError as error:
+            raise UserError(f"--vary '{said}' is not NAME FIELD=VALUE ...") from error
+        if name in found:
+            raise UserError(f"two variants are called '{name}'")
+        bare = [change for change in changes if "=" not in change]
+        if bare:
+            raise UserError(f"variant '{name}': '{bare[0]}' is not FIELD=VALUE")
+        try:
+            found[name] = override(config, [c.partition("=")[::2] for c in changes])
+        except UserError as error:
+            raise UserError(f"variant '{name}': {error}") from error
+    return found
