@@ -19,13 +19,14 @@ from jaxdl.config import Config, Part, to_steps
 from jaxdl.data.pipeline import Split, open_split
 from jaxdl.errors import UserError
 from jaxdl.nn.drop import elementwise
+from jaxdl.nn.layout import LAYOUT, STAGED
 from jaxdl.objectives.base import Model, augmented, frozen
 from jaxdl.optim.chain import chain
 from jaxdl.optim.groups import grouped
 from jaxdl.train.evaluate import Metric, metric_of
 from jaxdl.train.precision import Precision
 from jaxdl.train.reestimate import Reestimate, make_reestimate
-from jaxdl.train.sharding import batch_sharding, make_mesh
+from jaxdl.train.sharding import AXES, Layout, batch_sharding, batch_shards, make_mesh
 from jaxdl.train.state import Keeps, TrainState, abstract_state
 from jaxdl.train.step import Step, make_step
 from jaxdl.types import Objective
@@ -86,7 +87,7 @@ def assemble(config: Config, splits: dict[str, Split] | None = None) -> Plan:
     for name in config.imports:
         import_user_module(name)
     check(config)
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
+    mesh = make_mesh(*(getattr(config.mesh, axis) for axis in AXES))
     check_batch(config, mesh)
     splits = splits or open_splits(config)
     steps, in_steps = durations(config, len(splits["train"]))
@@ -94,13 +95,13 @@ def assemble(config: Config, splits: dict[str, Split] | None = None) -> Plan:
     check_fit(config, module, splits["train"])
 
     precision = registry.bind("precisions", config.precision, in_steps)()
-    model = _model(config, module, precision)
+    model = _model(config, module, precision, 1 if config.sync_norms else batch_shards(mesh))
     objective = _objective(config, model)
     schedule = learning_rate(config, steps, in_steps)
     element_spec = splits["train"].element_spec
     tx = _optimizer(config, schedule, model, element_spec, in_steps)
     average = config.average and registry.bind("averages", config.average, in_steps)()
-    taker = registry.bind("takers", config.gradient.taker)(config.gradient.accumulate)
+    taker = registry.bind("takers", config.gradient.taker)(config.gradient.accumulate, mesh)
     step = functools.partial(
         make_step,
         tx=tx,
@@ -125,7 +126,9 @@ def assemble(config: Config, splits: dict[str, Split] | None = None) -> Plan:
         objective=objective,
         tx=tx,
         phases=tuple(phases),
-        keeps=Keeps(average is not None, precision.loss_scale, config.mesh.rules),
+        keeps=Keeps(
+            average is not None, precision.loss_scale, config.mesh.rules, Layout(LAYOUT, STAGED)
+        ),
         reestimate=make_reestimate(objective),
         mesh=mesh,
         metrics=metrics,
@@ -162,7 +165,7 @@ def _peak(config: Config) -> float:
     return given.get("learning_rate", entry.arguments()["learning_rate"].default)
 
 
-def _model(config: Config, module: nn.Module, precision: Precision) -> Model:
+def _model(config: Config, module: nn.Module, precision: Precision, norm_parts: int) -> Model:
     return Model(
         module,
         precision.dtype,
@@ -171,6 +174,7 @@ def _model(config: Config, module: nn.Module, precision: Precision) -> Model:
         dropout=registry.bind("dropouts", config.dropout) if config.dropout else elementwise,
         remat=config.gradient.remat,
         float32=precision.float32,
+        norm_parts=norm_parts,
     )
 
 

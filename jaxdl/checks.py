@@ -9,6 +9,7 @@ from jaxdl import registry
 from jaxdl.config import Config, Part
 from jaxdl.data.pipeline import Split
 from jaxdl.errors import UserError, choices
+from jaxdl.train.sharding import batch_shards
 
 
 def check(config: Config) -> None:
@@ -44,9 +45,10 @@ def check(config: Config) -> None:
 def check_batch(config: Config, mesh: jax.sharding.Mesh) -> None:
     """Refuse a batch that does not divide over the devices, in its micro-batches."""
     size, n = config.data.batch_size, config.gradient.accumulate
-    if size % (mesh.size * n):
+    shards = batch_shards(mesh)
+    if size % (shards * n):
         raise UserError(
-            f"config.data.batch_size {size} does not divide over {mesh.size} devices"
+            f"config.data.batch_size {size} does not divide over {shards} devices"
             + (f" in {n} micro-batches" if n > 1 else "")
         )
 

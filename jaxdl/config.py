@@ -80,10 +80,12 @@ class Gradient:
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-    """Devices by axis; -1 takes what is left. `rules`: ordered (path regex, one axis per dim)."""
+    """Devices by axis; -1 takes what is left. `rules`: (path regex, axes of the last dims)."""
 
-    data: int = -1
-    fsdp: int = 1
+    data: int = -1  # splits batches
+    fsdp: int = 1  # splits batches, and parameters that are gathered where they are used
+    tensor: int = 1  # splits layers
+    stage: int = 1  # splits the chain of blocks: see the takers gpipe and one_f_one_b
     rules: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
 
 
@@ -136,6 +138,7 @@ class Config:
     initializer: Part | None = None  # draws every kernel, in place of the model's own
     dropout: Part | None = None  # what every dropout layer does, in place of its own
     freeze_norms: bool = False  # batch norms keep their statistics: for fine-tuning
+    sync_norms: bool = True  # batch statistics of the whole batch, not of each device's share
     init_from: str | None = None  # published weights to begin with: a file, a hub id, an address
     objective: Part = part("supervised")
     regularizers: tuple[Part, ...] = ()  # around the objective, the last one outermost
@@ -154,6 +157,7 @@ class Config:
     evaluation: Evaluation = Evaluation()
     early_stopping: EarlyStopping | None = None
     checkpoint: Checkpoint = Checkpoint()
+    hang_after: Positive = 600.0  # seconds without a step or a batch evaluated that end the run
     mesh: Mesh = Mesh()
     log: Log = Log()
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
@@ -229,8 +233,17 @@ def load(spec: str) -> Config:
         siblings = sorted(str(p) for p in file.parent.glob("*.py")) if file.parent.is_dir() else []
         raise UserError(f"no config file '{path}': {choices(path, siblings)}")
     if file.suffix == ".json":
-        return from_json(file.read_text(), where=path)
+        return from_json(_text(file), where=path)
     return _load_python(file, argument)
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is no text: {error}") from error
 
 
 def _load_python(file: Path, argument: str) -> Config:
@@ -273,6 +286,8 @@ def choose(argument: str, table: Mapping[str, Any]) -> Any:
 
 # To and from JSON
 
+DEEPEST = 40
+_UNWRITABLE = re.compile("[\0\ud800-\udfff]")  # not in file names, and not in UTF-8
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A dataclass as dicts, lists, numbers and strings: what its JSON says."""
@@ -290,22 +305,51 @@ def to_json(config: Config) -> str:
 def from_json(text: str, where: str = "config") -> Config:
     """Read what `to_json` wrote; unknown keys and wrong types are errors."""
     try:
-        tree = json.loads(text)
+        tree = parse(text)
     except json.JSONDecodeError as error:
         raise UserError(f"{where}, line {error.lineno}: not JSON: {error.msg}") from error
+    except ValueError as error:
+        raise UserError(f"{where}: not JSON: {error}") from error
     if not isinstance(tree, dict):
         raise UserError(f"{where}: expected an object, found {type(tree).__name__}")
     return from_dict(tree, where=where)
 
 
+def parse(text: str) -> Any:
+    """What JSON says; `ValueError` where it is none, or one with numbers or depths out of reason."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("too many brackets inside one another") from None
+
+
 def from_dict(tree: Mapping[str, Any], where: str = "config") -> Config:
     """A checked Config from nested dicts."""
+    _refuse_absurd(tree)
     _refuse_unknown(Config, tree, "config")
     try:
         config = msgspec.convert(tree, Config)
     except msgspec.ValidationError as error:
         raise UserError(f"{where}: {_at_path(error)}") from error
     return _revive(config)
+
+
+def _refuse_absurd(tree: Mapping[str, Any]) -> None:
+    """Numbers that are none, texts that no file could hold, and depths that no part has."""
+    queue = [("config", tree, 0)]
+    while queue:
+        path, value, depth = queue.pop()
+        if depth > DEEPEST:
+            raise UserError(f"{path[:80]}...: nested deeper than {DEEPEST} levels")
+        if isinstance(value, dict):
+            queue += [(str(key), key, depth) for key in value]
+            queue += [(f"{path}.{key}", inner, depth + 1) for key, inner in value.items()]
+        elif isinstance(value, list | tuple):
+            queue += [(f"{path}.{i}", inner, depth + 1) for i, inner in enumerate(value)]
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{path}: {value} is no finite number")
+        elif isinstance(value, str) and _UNWRITABLE.search(value):
+            raise UserError(f"{path}: '{value}' holds a character that is not of any text")
 
 
 def _at_path(error: Exception) -> str:

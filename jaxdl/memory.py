@@ -19,6 +19,7 @@ from jaxdl.assemble import Plan, assemble
 from jaxdl.config import Config, Part
 from jaxdl.data.pipeline import Split
 from jaxdl.errors import UserError
+from jaxdl.train.sharding import batch_shards
 from jaxdl.types import Objective, PyTree
 
 
@@ -62,7 +63,7 @@ def estimate(config: Config, plan: Plan, each: float | None = None) -> Estimate:
     spec = plan.batch_spec(config.data.batch_size)
     if each is None:
         each = activation_bytes(plan.objective, state, spec)
-    micro = config.data.batch_size / (plan.mesh.size * config.gradient.accumulate)
+    micro = config.data.batch_size / (batch_shards(plan.mesh) * config.gradient.accumulate)
     return Estimate(
         state=_bytes_each(state),
         gradients=_bytes_each(state.params),
@@ -117,7 +118,7 @@ def remedies(config: Config, plan: Plan, available: int) -> list[Remedy]:
 def _changes(config: Config, plan: Plan) -> Iterator[tuple[str, str, Config, dict[str, Split]]]:
     """(kind, change in words, config, its splits), from the mildest of each kind on."""
     replace, gradient = dataclasses.replace, config.gradient
-    size, devices = config.data.batch_size, plan.mesh.size
+    size, devices = config.data.batch_size, batch_shards(plan.mesh)
     on_cpu = jax.default_backend() == "cpu"
     for n in _powers(size // (devices * gradient.accumulate)):
         n *= gradient.accumulate

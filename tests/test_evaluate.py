@@ -31,7 +31,7 @@ PARTS = {
 
 def mesh_of(n):
     devices = np.asarray(jax.devices()[:n]).reshape(n, 1)
-    return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * 2)
+    return Mesh(devices.reshape(*devices.shape, 1, 1), AXES, axis_types=(AxisType.Auto,) * 4)
 
 
 def task(n):

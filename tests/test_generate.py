@@ -167,8 +167,8 @@ KNOWS = Objective(lambda key, batch: (jnp.ones(()), {}), None, _reverse)
 @pytest.mark.parametrize("devices", [1, 8])
 def test_what_is_known_by_heart_is_written_and_measured(devices, beams):
     split = open_split(partial(pairs.reversal, length=6, examples=21), "train", memory=2**30)
-    shape = np.asarray(jax.devices()[:devices]).reshape(devices, 1)
-    mesh = Mesh(shape, AXES, axis_types=(AxisType.Auto,) * 2)
+    shape = np.asarray(jax.devices()[:devices]).reshape(devices, 1, 1, 1)
+    mesh = Mesh(shape, AXES, axis_types=(AxisType.Auto,) * 4)
     writing = registry.bind("predictors", part("generate", beams=beams))(KNOWS)
     metrics = {
         e.name: metric_of(registry.bind("metrics", part(e.name)), e.facts)

@@ -35,7 +35,7 @@ def losses_of(vectors):
 def taken(vectors, micro_batches=1, weight=(1.0, 1.0, 0.0, 2.0)):
     params = {"a": jnp.float32(0.3), "b": jnp.float32(-0.2)}
     batch = {"weight": jnp.asarray(weight)}
-    take = jax.jit(pcgrad(micro_batches)(losses_of(vectors)))
+    take = jax.jit(pcgrad(micro_batches, None)(losses_of(vectors)))
     (value, aux), grads = take(params, {}, batch, KEY)
     return np.asarray([grads["a"], grads["b"]]), value, aux
 
@@ -94,4 +94,4 @@ def test_an_objective_of_one_term_is_refused():
     batch = {"image": jnp.zeros((4, 8, 8, 3)), "label": jnp.zeros(4, jnp.int32)}
     params, variables = goal.init(KEY, batch)
     with pytest.raises(UserError, match="several terms, and this objective has 1"):
-        pcgrad(1)(goal.loss)(params, variables, batch, KEY)
+        pcgrad(1, None)(goal.loss)(params, variables, batch, KEY)

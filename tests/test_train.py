@@ -18,7 +18,7 @@ from jaxdl.optim.averages import ema
 from jaxdl.optim.sam import sam
 from jaxdl.train.gradients import accumulate, whole
 from jaxdl.train.precision import auto, bfloat16
-from jaxdl.train.sharding import AXES, batch_sharding, make_mesh, tree_shardings
+from jaxdl.train.sharding import AXES, batch_sharding
 from jaxdl.train.state import Keeps, init_state
 from jaxdl.train.step import compile_step, make_step
 
@@ -27,7 +27,7 @@ FLOAT32 = jnp.dtype(jnp.float32)
 
 def mesh_of(data: int, fsdp: int = 1) -> Mesh:
     devices = np.asarray(jax.devices()[: data * fsdp]).reshape(data, fsdp)
-    return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * 2)
+    return Mesh(devices.reshape(*devices.shape, 1, 1), AXES, axis_types=(AxisType.Auto,) * 4)
 
 
 class Dropped(nn.Module):
@@ -85,28 +85,6 @@ def test_fsdp_splits_what_is_large_and_the_moments_with_it():
         leaf = tree.flatten(leaves)[kernel]
         assert leaf.sharding.shard_shape(leaf.shape) == (512, 1024)
     assert state.params["head"]["logits"]["bias"].sharding.is_fully_replicated
-
-
-def test_rules_decide_before_the_automatic_placement():
-    shapes = {"a": {"kernel": jax.ShapeDtypeStruct((6, 64), FLOAT32)}, "b": np.zeros(3)}
-    mesh = mesh_of(4, 2)
-    placed = tree_shardings(shapes, mesh, [("a/kernel", ("fsdp", None)), ("b", (None,))])
-    assert tuple(placed["a"]["kernel"].spec) == ("fsdp", None)
-    with pytest.raises(UserError, match="'kernels' matches no parameter"):
-        tree_shardings(shapes, mesh, [("kernels", (None,))])
-    with pytest.raises(UserError, match="unknown axis 'fdsp', did you mean 'fsdp'"):
-        tree_shardings(shapes, mesh, [("b", ("fdsp",))])
-
-
-@pytest.mark.parametrize("sizes", [(3, 1), (-1, -1), (0, 1), (-1, 3), (16, 1)])
-def test_a_mesh_that_does_not_fit_is_refused(sizes):
-    with pytest.raises(UserError, match="mesh"):
-        make_mesh(*sizes)
-
-
-def test_make_mesh_takes_what_is_left():
-    assert dict(make_mesh(-1, 2).shape) == {"data": 4, "fsdp": 2}
-    assert dict(make_mesh(2, -1).shape) == {"data": 2, "fsdp": 4}
 
 
 @pytest.mark.parametrize("n", [2, 4, 8])

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxdl import tree
 from jaxdl.nn.drop import Drop, elementwise, replace_dropout
+from jaxdl.nn.ghost import apart
 from jaxdl.nn.norm import keep_statistics
 from jaxdl.nn.precise import cast_params, precise
 from jaxdl.nn.remat import Policy, rematerialize
@@ -37,6 +38,8 @@ class Model(NamedTuple):
     """Blocks are computed again in the backward pass."""
     float32: str | None = None
     """Regular expression on the paths of modules that compute in float32 all the same."""
+    norm_parts: int = 1
+    """Parts of a batch that have batch statistics of their own."""
 
     def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
         """Fresh float32 (params, variables) for batches of this shape."""
@@ -56,6 +59,7 @@ class Model(NamedTuple):
         """(outputs, new variables) of a training-mode forward pass."""
         changes = [replace_dropout(self.dropout)] if self.dropout is not elementwise else []
         changes += [keep_statistics] if self.freeze_norms else []
+        changes += [apart(self.norm_parts)] if self.norm_parts > 1 else []
         changes += [rematerialize(self.remat)] if self.remat else []
         with self._changed(changes):
             outputs, new = self.module.apply(

@@ -23,8 +23,7 @@ def whole(loss: Loss) -> Taken:
     return jax.value_and_grad(loss, has_aux=True)
 
 
-@register("takers", "plain")
-def accumulate(micro_batches: int, /, take: Taker = whole) -> Taker:
+def accumulate(micro_batches: int, take: Taker = whole) -> Taker:
     """The gradient of the whole batch, from `micro_batches` of them one after the other.
 
     Each micro-batch weighs as many valid examples as it has, so the result is the full batch's
@@ -71,6 +70,15 @@ def accumulate(micro_batches: int, /, take: Taker = whole) -> Taker:
         return taken
 
     return take if n == 1 else accumulated
+
+
+@register("takers")
+def plain(micro_batches: int, mesh: jax.sharding.Mesh, /) -> Taker:
+    """The gradient of the whole batch, from micro-batches one after the other.
+
+    Training with Large Batches. https://arxiv.org/abs/1706.02677, where one does not fit at once.
+    """
+    return accumulate(micro_batches)
 
 
 def each_term(loss: Loss) -> Taken:
@@ -123,7 +131,7 @@ def _pairs(a: PyTree, b: PyTree) -> list[tuple[Array, Array]]:
 
 
 @register("takers")
-def pcgrad(micro_batches: int, /) -> Taker:
+def pcgrad(micro_batches: int, mesh: jax.sharding.Mesh, /) -> Taker:
     """Gradient surgery: terms whose gradients conflict lose what goes against each other.
 
     Gradient Surgery for Multi-Task Learning. Yu, Kumar, Gupta, Levine, Hausman, Finn 2020.

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from jaxdl.optim.schedule_free import evaluation_params
 from jaxdl.train.precision import LossScale, Scale, first_scale
-from jaxdl.train.sharding import Rules, tree_shardings
+from jaxdl.train.sharding import Layout, Rules, tree_shardings
 from jaxdl.types import Array, Objective, PyTree
 
 
@@ -46,6 +46,7 @@ class Keeps(NamedTuple):
     average: bool = False
     loss_scale: LossScale | None = None
     rules: Rules = ()
+    layout: Layout = Layout()
 
 
 def new_state(
@@ -83,7 +84,7 @@ def abstract_state(
     return jax.tree.map(
         lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place),
         shapes,
-        tree_shardings(shapes, mesh, keeps.rules),
+        tree_shardings(shapes, mesh, keeps.rules, keeps.layout),
     )
 
 
