@@ -77,17 +77,22 @@ class Plan(NamedTuple):
         return self.objective, self.tx, jax.random.key(seed), spec, self.mesh, self.keeps
 
 
-def assemble(config: Config, splits: dict[str, Split] | None = None) -> Plan:
+def assemble(
+    config: Config,
+    splits: dict[str, Split] | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+) -> Plan:
     """Check every name and argument of the config, open its data, build its parts.
 
     Args:
         config: of the run.
         splits: where its data is open already.
+        mesh: in place of the one that the config describes.
     """
     for name in config.imports:
         import_user_module(name)
     check(config)
-    mesh = make_mesh(*(getattr(config.mesh, axis) for axis in AXES))
+    mesh = mesh or make_mesh(*(getattr(config.mesh, axis) for axis in AXES))
     check_batch(config, mesh)
     splits = splits or open_splits(config)
     steps, in_steps = durations(config, len(splits["train"]))

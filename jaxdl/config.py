@@ -21,7 +21,8 @@ import msgspec
 
 from jaxdl.errors import UserError, choices
 
-Count = Annotated[int, msgspec.Meta(ge=1)]
+Count = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
+Seed = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
 Rate = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 NonNegative = Annotated[float, msgspec.Meta(ge=0)]
@@ -35,6 +36,15 @@ class Steps:
 
 Duration = Annotated[int | str, Steps()]
 """A number of steps, or a string: '500 steps', '3 epochs', '1e6 examples', '5%' of the run."""
+
+
+class Varying(float):
+    """A number of which each member of a population has its own: `value`, while it is traced."""
+
+    def __new__(cls, number: float, value: Any) -> "Varying":
+        self = super().__new__(cls, number)
+        self.value = value
+        return self
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +140,15 @@ class Log:
 
 
 @dataclasses.dataclass(frozen=True)
+class Population:
+    """Members that train at once, in one program: each seed with each combination of values."""
+
+    seeds: Count = 1  # config.seed and those after it
+    grid: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)  # path: values
+    halve: Duration | None = None  # how often the worse half by evaluation.monitor is left behind
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """One run, whole. Every field can be set as `--config.field=value`."""
 
@@ -156,11 +175,13 @@ class Config:
     average: Part | None = None  # of the weights, kept beside them: "ema" or "swa"
     evaluation: Evaluation = Evaluation()
     early_stopping: EarlyStopping | None = None
+    population: Population | None = None  # many runs in one program
     checkpoint: Checkpoint = Checkpoint()
     hang_after: Positive = 600.0  # seconds without a step or a batch evaluated that end the run
     mesh: Mesh = Mesh()
     log: Log = Log()
-    seed: Annotated[int, msgspec.Meta(ge=0)] = 0
+    dispatch: Count = 1  # steps in one call of the program: for networks faster than a call
+    seed: Seed = 0
     imports: tuple[str, ...] = ()  # modules or files of your own that register parts
 
 
@@ -229,11 +250,17 @@ def load(spec: str) -> Config:
     """The config that `file.py[:argument]` or `file.json` describes."""
     path, _, argument = spec.partition(":")
     file = Path(path)
-    if not file.is_file():
+    try:
+        found = file.is_file()
         siblings = sorted(str(p) for p in file.parent.glob("*.py")) if file.parent.is_dir() else []
+    except OSError as error:  # a name that is too long
+        raise UserError(f"no config file '{path}': {error.strerror}") from error
+    if not found:
         raise UserError(f"no config file '{path}': {choices(path, siblings)}")
     if file.suffix == ".json":
         return from_json(_text(file), where=path)
+    if file.suffix != ".py":
+        raise UserError(f"a config is a .py or a .json file, not '{path}'")
     return _load_python(file, argument)
 
 

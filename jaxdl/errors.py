@@ -4,8 +4,25 @@ import difflib
 from collections.abc import Iterable
 
 
+LONGEST = 2000
+"""Characters of a message."""
+
+
 class UserError(Exception):
-    """A mistake that its maker can mend. `main` prints it without a traceback and exits with 2."""
+    """A mistake that its maker can mend. `main` prints it without a traceback and exits with 2.
+
+    What a message quotes may hold escapes that a terminal obeys, or fill it: such characters are
+    spelt out, and the middle of a long message is left out.
+    """
+
+    def __init__(self, message: str):
+        if len(message) > LONGEST:
+            message = f"{message[: LONGEST - 300]} ... {message[-200:]}"
+        super().__init__("".join(c if c.isprintable() or c == "\n" else _spelt(c) for c in message))
+
+
+def _spelt(character: str) -> str:
+    return character.encode("unicode_escape").decode()
 
 
 def choices(name: str, valid: Iterable[str], limit: int = 12) -> str:

@@ -1,18 +1,22 @@
 """The command line: arguments to a config to a verb. The only place that parses arguments."""
 
 import argparse
+import contextlib
 import sys
 import warnings
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
+from jaxdl import __version__
 from jaxdl import config as configs
 from jaxdl.errors import UserError, choices
 from jaxdl.override import override
 from jaxdl.registry import ROOMS
+from jaxdl.train import hosts
+from jaxdl.train.signals import Interrupted, stop_signals
 from jaxdl.verbs import VERBS
-from jaxdl.verbs.parsing import Parser, overrides_in, prepare_jax
+from jaxdl.verbs.parsing import Parser, count, overrides_in, positive, prepare_jax
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -43,11 +47,34 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--print-config", action="store_true", help="print the config as JSON, stop"
     )
+    several = parser.add_argument_group(
+        "several processes",
+        "The same command in each, and a --workdir that all of them see. See docs/scale.md.",
+    )
+    several.add_argument(
+        "--distributed",
+        action="store_true",
+        help="ask the TPU pod, SLURM, Open MPI or Kubernetes",
+    )
+    several.add_argument(
+        "--coordinator", metavar="HOST:PORT", help="of process 0; the port below is used too"
+    )
+    several.add_argument("--processes", type=count, metavar="N", help="how many there are")
+    several.add_argument("--process", type=int, metavar="I", help="number of this one, from 0")
+    several.add_argument(
+        "--start-timeout", type=positive, default=300.0, metavar="SECONDS",
+        help="until all must be there; default: 300",
+    )  # fmt: skip
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program; returns its exit status: 0, 2 for a user's mistake, 130 when interrupted."""
+    """Run the program; returns its exit status.
+
+    0 done; 2 a user's mistake; 3 training diverged; 75 stopped by SIGTERM or SIGINT with all saved:
+    the same command goes on; 74 a hang or a lost process: it goes on from the newest checkpoint;
+    128 + the number of a second signal, which stops at once.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     # A warning of ours is for a reader, who has no use for the line of code it came from.
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
@@ -83,7 +110,7 @@ def _train_or_show(arguments: list[str]) -> int:
     if options.print_config:
         print(configs.to_json(config), end="")
         return 0
-    return _train(config, options.workdir or _new_workdir(options.config))
+    return _train(config, options)
 
 
 def _new_workdir(spec: str) -> Path:
@@ -94,15 +121,41 @@ def _new_workdir(spec: str) -> Path:
     return Path("runs") / name
 
 
-def _train(config: configs.Config, workdir: Path) -> int:
-    prepare_jax()
-    from jaxdl.run import run
-    from jaxdl.train.signals import Interrupted
+def _train(config: configs.Config, options: argparse.Namespace) -> int:
+    with stop_signals():
+        prepare_jax()
+        from jaxdl.train.hooks import Diverged
+
+        try:
+            with _among_others(config, options):
+                return _run(config, options.workdir or _new_workdir(options.config))
+        except Diverged as error:
+            print(f"error: {error}", file=sys.stderr)
+            return error.exit_status
+
+
+def _among_others(
+    config: configs.Config, options: argparse.Namespace
+) -> contextlib.AbstractContextManager:
+    if not (options.distributed or options.coordinator):
+        return contextlib.nullcontext()
+    if options.workdir is None:
+        raise UserError("several processes need one --workdir that all of them see")
+    timeout = options.start_timeout
+    place = hosts.find_place(options.coordinator, options.processes, options.process, timeout)
+    facts = {"jaxdl": __version__, "config": configs.to_dict(config)}
+    # The watchdog says more than JAX does, so it has the first word.
+    return hosts.joined(place, facts, timeout=timeout, heartbeat=config.hang_after + 60)
+
+
+def _run(config: configs.Config, workdir: Path) -> int:
+    from jaxdl import population, run
 
     try:
-        run(config, workdir)
+        (population.run if config.population else run.run)(config, workdir)
     except Interrupted as stop:
-        print(f"{stop}; the same command with --workdir {workdir} goes on from there")
+        if hosts.leads():
+            print(f"{stop}; the same command with --workdir {workdir} goes on from there")
         return stop.exit_status
     return 0
 

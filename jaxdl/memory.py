@@ -19,7 +19,7 @@ from jaxdl.assemble import Plan, assemble
 from jaxdl.config import Config, Part
 from jaxdl.data.pipeline import Split
 from jaxdl.errors import UserError
-from jaxdl.train.sharding import batch_shards
+from jaxdl.train.sharding import batch_shards, placement
 from jaxdl.types import Objective, PyTree
 
 
@@ -191,6 +191,23 @@ def advice(config: Config, plan: Plan, available: int) -> str:
             "no single change would fit: combine them, or take a smaller model or more devices"
         )
     return "\n".join(lines)
+
+
+def placed(state: PyTree) -> list[str]:
+    """Which leaves of a state are split how, and what each device holds: lines for a reader.
+
+    Args:
+        state: of arrays or sharded shapes.
+    """
+    rows = placement(state)
+    whole, each = (sum(getattr(row, field) for row in rows) for field in ("bytes", "bytes_each"))
+    lines = [f"{in_words(each)} on each device, of {in_words(whole)}"]
+    width = max(len(row.split) for row in rows)
+    for row in rows:
+        share = f"{in_words(row.bytes_each)} of {in_words(row.bytes)}"
+        leaves = f"{row.leaves} leaves" if row.leaves > 1 else "1 leaf"
+        lines.append(f"{row.split:<{width}}  {leaves:>10}  {share:<24}  {row.example}")
+    return lines
 
 
 def ran_out(error: jax.errors.JaxRuntimeError) -> bool:

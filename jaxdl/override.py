@@ -1,12 +1,11 @@
 """Overrides from the shell: `--config.optimizer.learning_rate=3e-4` on a loaded config."""
 
 import dataclasses
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from jaxdl.config import Config, Part, dataclass_of, from_dict, to_dict
+from jaxdl.config import Config, Part, dataclass_of, from_dict, parse, to_dict
 from jaxdl.errors import UserError, choices
 
 
@@ -83,8 +82,8 @@ def _is_part(value: Any) -> bool:
 def _literal(text: str, annotation: Any) -> Any:
     """Read a value from the shell: JSON where it is JSON, else a part, or the text itself."""
     try:
-        value = json.loads({"None": "null", "True": "true", "False": "false"}.get(text, text))
-    except json.JSONDecodeError:
+        value = parse({"None": "null", "True": "true", "False": "false"}.get(text, text))
+    except ValueError:
         value = text
     if isinstance(value, str) and annotation == tuple[Part, ...]:
         return _parts(value)
@@ -126,8 +125,8 @@ def _value(tokens: list[str]) -> Any:
     if token[0] in "\"'":
         return token[1:-1]
     try:
-        return json.loads(token)
-    except json.JSONDecodeError:
+        return parse(token)
+    except ValueError:
         return token
 
 

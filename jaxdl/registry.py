@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from jaxdl.config import Part, Steps
+from jaxdl.config import Part, Steps, Varying
 from jaxdl.errors import UserError, choices
 
 ROOMS = {
@@ -211,6 +211,9 @@ def _convert(value: Any, annotation: Any, where: str) -> Any:
         raise UserError(f"{where} takes a plain value, not the part '{value.name}'")
     if annotation is inspect.Parameter.empty:
         return value
+    if isinstance(value, Varying):
+        _convert(float(value), annotation, where)
+        return value.value
     try:
         return msgspec.convert(value, annotation)
     except msgspec.ValidationError as error:
@@ -249,7 +252,8 @@ def _type_name(annotation: Any) -> str:
             f"{sign} {getattr(m, k)}"
             for m in marks
             for k, sign in signs.items()
-            if getattr(m, k) is not None
+            # what is as large as that is no limit that anyone would meet
+            if getattr(m, k) is not None and getattr(m, k) < 2**31
         ]
         return " ".join([_type_name(inner[0]), *limits])
     if origin is typing.Literal:

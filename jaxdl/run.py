@@ -13,16 +13,17 @@ from jaxdl import registry, tree
 from jaxdl.assemble import Plan, assemble
 from jaxdl.config import Config, summary
 from jaxdl.errors import UserError
-from jaxdl.memory import explained, ran_out
+from jaxdl.memory import explained, placed, ran_out
 from jaxdl.report import write_report
 from jaxdl.session import Session
-from jaxdl.train import rundir
+from jaxdl.train import hosts, rundir
 from jaxdl.train.evaluate import make_predict, predict_maps
 from jaxdl.train.hooks import TrainLog
 from jaxdl.train.loop import Hook, every, fit, in_turn, run_hooks
-from jaxdl.train.signals import Interrupted, stop_signals
+from jaxdl.train.signals import Interrupted, Stop, Stopping, stop_signals
 from jaxdl.train.state import TrainState
 from jaxdl.train.step import Step, compile_step
+from jaxdl.train.watchdog import watchdog
 
 MAPS_KEPT = 12  # examples whose predicted label maps are kept to be looked at
 
@@ -37,29 +38,62 @@ def run(config: Config, workdir: Path) -> dict[str, float]:
         UserError: the config, the data or the directory cannot be used.
         Interrupted: a signal came; the state is saved and the same call goes on from it.
     """
+    with stop_signals() as stop:
+        return _run(config, workdir, stop)
+
+
+def _run(config: Config, workdir: Path, stop: Stop) -> dict[str, float]:
     plan = assemble(config)
-    changes = rundir.claim(workdir, config)
-    manifest = rundir.Manifest(workdir, **_facts(plan, config))
-    with explained(config, plan), Session(config, plan, workdir) as session:
+    changes = _claim(workdir, config)
+    manifest = rundir.Manifest(workdir, **facts(plan, config))
+    with explained(config, plan), Session(config, plan, workdir, stop) as session:
         clock = time.perf_counter()
         try:
             state, extra = session.start()
+            _check_step(int(state.step))
             _introduce(session, state, changes)
             manifest.update(parameters=tree.count(state.params))
-            state, outcome = train(session, state, extra)
-            state = session.best(state)
-            conclude(session, state)
-        except (Interrupted, UserError) as stop:
-            manifest.update(status=str(stop))
+            with watchdog(config.hang_after, hosts.name()) as stop.passing:
+                state, outcome = train(session, state, extra)
+                state = session.best(state)
+                conclude(session, state)
+            unsaved = session.checkpoints.unsaved()
+            stop.end()
+        except Stopping:
+            manifest.update(status=f"interrupted by {stop.caught.name}")
+            raise _interrupted(session, stop, int(state.step)) from None
+        except (Interrupted, UserError) as end:
+            manifest.update(status=str(end))
             raise
         except jax.errors.JaxRuntimeError as error:
             manifest.update(status="out of memory" if ran_out(error) else "failed")
             raise
+        outcome |= {"status": unsaved} if unsaved else {}
         manifest.update(seconds=time.perf_counter() - clock, **outcome)
         if session.leads:
-            report = write_report(workdir)
+            with rundir.writing(workdir):
+                report = write_report(workdir)
             print(f"run directory  {workdir}\nreport         {report}  (open it in a browser)")
+        if unsaved:
+            raise UserError(unsaved)
     return {k: v for line in session.journal.lines for k, v in line.items() if "/" in k}
+
+
+def _claim(workdir: Path, config: Config) -> list[str]:
+    """Have one process claim the directory, and make sure that all see it."""
+    if jax.process_count() > 1 and not hosts.several():
+        raise UserError("several processes that know nothing of each other: see hosts.joined()")
+    changes = rundir.claim(workdir, config) if hosts.leads() else []
+    hosts.gather("claimed", None)
+    if not (workdir / "config.json").is_file():
+        raise UserError(f"{workdir} is not that of process 0: all processes must see one workdir")
+    return changes
+
+
+def _check_step(step: int) -> None:
+    steps = hosts.gather("begun", step)
+    if len(set(steps)) > 1:
+        raise UserError(f"processes found checkpoints of different steps: {steps}")
 
 
 def train(
@@ -70,7 +104,12 @@ def train(
     Raises:
         Interrupted: a signal came; the state is saved.
     """
-    plan, begun = session.plan, int(state.step)
+    plan, begun = session.plan, session.step_of(state)
+    if session.owes_evaluation(begun):
+        session.evaluate(state, "validation")
+        if session.has_improved():
+            measured = dict(session.history()).get(begun)
+            session.checkpoints.save(begun, state, measured, extra)
     if session.has_stopped():
         return state, {"status": f"stopped early at step {begun}"}
     if begun >= plan.steps:
@@ -78,27 +117,38 @@ def train(
     step, seconds = _compiled(session, state)
     outcome = {"status": "finished", "compile_seconds": seconds}
     batches = session.batches(begun)
-    with stop_signals() as caught, contextlib.closing(batches):
-        log = _train_log(session, begun, extra, lambda: batches.waited)
+    stop = session.stop
+    with contextlib.closing(batches):
+        log = session.train_log(begun, extra, lambda: batches.waited)
         hooks, save = _hooks(session, log)
         t = begun
         steps = fit(state, step, batches)
+        stop.begin()
         try:
-            for state, metrics in steps:
-                t += 1
+            for (state, metrics), turn in zip(steps, session.turns(begun), strict=True):
+                t = turn.stop
                 if run_hooks(hooks, t, state, metrics):
                     outcome["status"] = f"stopped early at step {t}"
                     break
-                if caught:
+                if stop.reached():
                     break
+        except Stopping:
+            pass  # in the middle of an evaluation, which the next start makes up for
         except UserError:
-            save(t, state)
+            # The others, if there are any, know nothing of it, and would have to take part.
+            if not hosts.several():
+                save(t, state)
             raise
         save(t, state)
         log.close()
-        if caught and t < plan.steps:
-            raise Interrupted(caught[0], t)
+        if stop.caught and t < plan.steps:
+            raise _interrupted(session, stop, t)
     return state, outcome
+
+
+def _interrupted(session: Session, stop: Stop, t: int) -> Exception:
+    unsaved = session.checkpoints.unsaved()
+    return UserError(unsaved) if unsaved else Interrupted(stop.caught, t)
 
 
 def _hooks(session: Session, log: TrainLog) -> tuple[list[Hook], Callable[[int, TrainState], None]]:
@@ -121,7 +171,7 @@ def _hooks(session: Session, log: TrainLog) -> tuple[list[Hook], Callable[[int, 
             save(t, state)
         return session.has_stopped()
 
-    hooks: list[Hook] = [log]
+    hooks: list[Hook] = [session.checkpoints.watch, log]
     if "validation" in plan.splits:
         n = max(1, plan.to_steps(config.evaluation.every))
         hooks.append(every(n, evaluate, last=plan.steps))
@@ -130,38 +180,18 @@ def _hooks(session: Session, log: TrainLog) -> tuple[list[Hook], Callable[[int, 
 
 
 def _compiled(session: Session, state: TrainState) -> tuple[Step, float]:
-    clock, begun = time.perf_counter(), int(state.step)
-    spec = session.plan.batch_spec(session.config.data.batch_size)
+    clock, begun = time.perf_counter(), session.step_of(state)
     starts = [start for start, _ in session.plan.phases]
     ends = [*starts[1:], session.plan.steps]
-    phases = [
-        (start, compile_step(step, state).lower(state, spec).compile())
-        for (start, step), end in zip(session.plan.phases, ends, strict=True)
-        if end > begun and start < session.plan.steps
-    ]
+    phases = []
+    for (start, step), end in zip(session.plan.phases, ends, strict=True):
+        if end > begun and start < session.plan.steps:
+            program, spec = session.program(step)
+            phases.append((start, compile_step(program, state).lower(state, spec).compile()))
     seconds = time.perf_counter() - clock
     if session.leads:
         print(f"compiled the step in {seconds:.1f} s", flush=True)
-    return in_turn(phases, begun), seconds
-
-
-def _train_log(
-    session: Session, begun: int, extra: dict[str, Any], waited: Callable[[], float]
-) -> TrainLog:
-    plan, config = session.plan, session.config
-    return TrainLog(
-        session.journal,
-        every=max(1, plan.to_steps(config.log.every)),
-        start=begun,
-        total=plan.steps,
-        batch_size=config.data.batch_size,
-        examples=len(plan.splits["train"]),
-        schedule=plan.schedule,
-        waited=waited,
-        window=extra.get("window"),
-        shows=session.leads,
-        max_skipped=config.gradient.max_skipped,
-    )
+    return in_turn(phases, (turn.start for turn in session.turns(begun))), seconds
 
 
 def conclude(session: Session, state: TrainState) -> None:
@@ -184,11 +214,13 @@ def conclude(session: Session, state: TrainState) -> None:
         index = np.unique(np.linspace(0, len(plan.splits[role]) - 1, MAPS_KEPT).astype(int))
         maps = predict_maps(plan.objective, plan.mesh, *weights, plan.splits[role].examples(index))
         if session.leads:
-            file = session.workdir / "predictions.npz"
-            np.savez_compressed(file, **maps, index=index, split=role)
+            with rundir.writing(session.workdir):
+                file = session.workdir / "predictions.npz"
+                np.savez_compressed(file, **maps, index=index, split=role)
 
 
-def _facts(plan: Plan, config: Config) -> dict[str, Any]:
+def facts(plan: Plan, config: Config) -> dict[str, Any]:
+    """What the manifest knows before training."""
     train_split = plan.splits["train"]
     return {
         "precision": str(registry.bind("precisions", config.precision, plan.to_steps)().dtype),
@@ -214,6 +246,11 @@ def _introduce(session: Session, state: TrainState, changes: list[str]) -> None:
     print(summary(config))
     print(f"  {'examples':<15} {sizes}")
     print(f"  {'devices':<15} {plan.mesh.size} x {jax.devices()[0].device_kind}")
+    if plan.mesh.size > 1:
+        sizes = " x ".join(f"{axis} {n}" for axis, n in plan.mesh.shape.items() if n > 1)
+        first, *rows = placed(state)
+        print(f"  {'mesh':<15} {sizes}\n  {'state':<15} {first}")
+        print("\n".join(f"    {row}" for row in rows))
     print(f"  {'steps':<15} {plan.steps:,}{done}")
     for change in changes:
         print(f"  changed since the last start: {change}")

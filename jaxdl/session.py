@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,20 @@ from jaxdl.assemble import GIB, Plan
 from jaxdl.config import Config, Part
 from jaxdl.data.pipeline import evaluation_batches, train_batches
 from jaxdl.data.prefetch import Batches
+from jaxdl.data.runs import run_spec, train_runs
 from jaxdl.errors import UserError
 from jaxdl.hub.load import transfer
 from jaxdl.train import stopping
 from jaxdl.train.checkpoint import Checkpoints, Restored
 from jaxdl.train.evaluate import make_evaluate
+from jaxdl.train.hooks import TrainLog
 from jaxdl.train.journal import Journal
-from jaxdl.train.sharding import batch_sharding
+from jaxdl.train.loop import turns
+from jaxdl.train.sharding import batch_sharding, batch_shards
+from jaxdl.train.signals import Stop
 from jaxdl.train.state import TrainState, init_state, with_weights
-from jaxdl.types import PyTree
+from jaxdl.train.step import Step, several
+from jaxdl.types import Batch, PyTree
 
 
 @dataclasses.dataclass
@@ -31,6 +37,7 @@ class Session:
     config: Config
     plan: Plan
     workdir: Path
+    stop: Stop = dataclasses.field(default_factory=Stop)
 
     def __post_init__(self) -> None:
         keep, mode = self.config.checkpoint, self.config.evaluation.mode
@@ -63,9 +70,74 @@ class Session:
         )
         return restored
 
+    def step_of(self, state: TrainState) -> int:
+        """Steps done."""
+        return int(state.step)
+
+    def train_log(
+        self, begun: int, extra: Mapping[str, Any], waited: Callable[[], float]
+    ) -> TrainLog:
+        """What shows and writes down how training goes.
+
+        Args:
+            begun: steps done.
+            extra: what was saved beside the state.
+            waited: seconds spent waiting for batches so far.
+        """
+        return TrainLog(
+            self.journal,
+            **self.log_facts(begun, waited),
+            window=extra.get("window"),
+            max_skipped=self.config.gradient.max_skipped,
+        )
+
+    def log_facts(self, begun: int, waited: Callable[[], float]) -> dict[str, Any]:
+        """Of the run, as `TrainLog` asks for them."""
+        plan, config = self.plan, self.config
+        return {
+            "every": max(1, plan.to_steps(config.log.every)),
+            "start": begun,
+            "total": plan.steps,
+            "batch_size": config.data.batch_size,
+            "examples": len(plan.splits["train"]),
+            "schedule": plan.schedule,
+            "waited": waited,
+            "shows": self.leads,
+        }
+
+    def turns(self, start: int) -> Iterator[range]:
+        """Steps of each call of the program, from step `start` to the end of the run."""
+        plan, config = self.plan, self.config
+        due = [config.log.every, config.evaluation.every, config.checkpoint.every]
+        due = [max(1, plan.to_steps(period)) for period in due] + [n for n, _ in plan.phases if n]
+        return turns(start, plan.steps, config.dispatch, due)
+
     def batches(self, start: int) -> Batches:
-        """Training batches from step `start` to the end of the run."""
-        return training_batches(self.config, self.plan, start, self.plan.steps)
+        """What the program is called with, from step `start` to the end of the run."""
+        plan, config = self.plan, self.config
+        if config.dispatch == 1:
+            return training_batches(config, plan, start, plan.steps)
+        return train_runs(
+            **self._runs(), seed=config.seed, runs=self.turns(start), prefetch=config.data.prefetch
+        )
+
+    def program(self, step: Step) -> tuple[Callable[..., Any], PyTree]:
+        """What a step becomes, one or several in a call, and the shapes of what it is called with.
+
+        Raises:
+            UserError: the examples are not in memory, and several steps need them on the device.
+        """
+        if self.config.dispatch == 1:
+            return step, self.plan.batch_spec(self.config.data.batch_size)
+        return several(step), run_spec(**self._runs())
+
+    def _runs(self) -> dict[str, Any]:
+        return {
+            "split": self.plan.splits["train"],
+            "batch_size": self.config.data.batch_size,
+            "longest": self.config.dispatch,
+            "sharding": batch_sharding(self.plan.mesh),
+        }
 
     def evaluate(
         self, state: TrainState, role: str, weights: tuple[PyTree, PyTree] | None = None
@@ -89,21 +161,34 @@ class Session:
     def _measure(
         self, weights: tuple[PyTree, PyTree], role: str, examples: int | None = None
     ) -> dict[str, float]:
-        batches = whole_split(self.config, self.plan, role, examples)
-        found = self._evaluate(*weights, batches)
+        with contextlib.closing(whole_split(self.config, self.plan, role, examples)) as batches:
+            found = self._evaluate(*weights, self.stop.between(batches))
         return {f"{role}/{k}": float(v) for k, v in found.items() if np.ndim(v) == 0}
 
     def weights(self, state: TrainState) -> tuple[PyTree, PyTree]:
         """(params, variables) to evaluate, with batch statistics of their own if asked for."""
-        return weights_of(self.config, self.plan, state)
+        return weights_of(self.config, self.plan, state, self.stop.between)
 
-    def whole(self, role: str) -> Batches:
+    def whole(self, role: str) -> Iterator[Batch]:
         """A split's batches for evaluation."""
-        return whole_split(self.config, self.plan, role)
+        return self.stop.between(whole_split(self.config, self.plan, role))
 
     def history(self) -> list[tuple[int, float]]:
         """(step, value) of the monitored metric."""
         return self.journal.series(self.config.evaluation.monitor)
+
+    def owes_evaluation(self, step: int) -> bool:
+        """Whether this step's evaluation is due and was not made: a signal came in its middle."""
+        n = max(1, self.plan.to_steps(self.config.evaluation.every))
+        due = step and (step % n == 0 or step == self.plan.steps)
+        if not (due and "validation" in self.plan.splits):
+            return False
+        made = (key for line in self.lines() if line["step"] == step for key in line)
+        return not any(key.startswith("validation/") for key in made)
+
+    def lines(self) -> list[dict[str, Any]]:
+        """What was measured so far."""
+        return self.journal.lines
 
     def has_stopped(self) -> bool:
         """Whether early stopping has had enough."""
@@ -151,10 +236,10 @@ def best_step(
 
 def whole_split(config: Config, plan: Plan, role: str, examples: int | None = None) -> Batches:
     """A split's batches for evaluation, or those of so many of its examples; padding masked."""
-    mesh, data = plan.mesh, config.data
+    mesh, data, shards = plan.mesh, config.data, batch_shards(plan.mesh)
     return evaluation_batches(
         plan.splits[role],
-        batch_size=-(-data.evaluation_batch_size // mesh.size) * mesh.size,
+        batch_size=-(-data.evaluation_batch_size // shards) * shards,
         sharding=batch_sharding(mesh),
         prefetch=data.prefetch,
         threads=data.threads,
@@ -162,7 +247,12 @@ def whole_split(config: Config, plan: Plan, role: str, examples: int | None = No
     )
 
 
-def weights_of(config: Config, plan: Plan, state: TrainState) -> tuple[PyTree, PyTree]:
+def weights_of(
+    config: Config,
+    plan: Plan,
+    state: TrainState,
+    between: Callable[[Iterable[Batch]], Iterable[Batch]] = iter,
+) -> tuple[PyTree, PyTree]:
     """(params, variables) to evaluate: averaged where they are kept, unless the config says not.
 
     With `evaluation.norm_batches`, averaged weights have the batch statistics of as many training
@@ -173,7 +263,7 @@ def weights_of(config: Config, plan: Plan, state: TrainState) -> tuple[PyTree, P
     if not (n and averaged and "batch_stats" in variables):
         return params, variables
     with contextlib.closing(training_batches(config, plan, 0, n)) as batches:
-        return params, plan.reestimate(params, variables, batches, state.key)
+        return params, plan.reestimate(params, variables, between(batches), state.key)
 
 
 def training_batches(config: Config, plan: Plan, start: int, stop: int) -> Batches:
@@ -212,7 +302,7 @@ def final_state(config: Config, plan: Plan, workdir: Path) -> TrainState:
     if not (workdir / "checkpoints").is_dir():
         raise UserError(f"'{workdir}' has no checkpoints")
     history = Journal(workdir, step=plan.steps, writes=False).series(config.evaluation.monitor)
-    with Checkpoints(workdir / "checkpoints", mode=config.evaluation.mode) as checkpoints:
+    with Checkpoints(workdir / "checkpoints", writes=False) as checkpoints:
         step = best_step(config, checkpoints, history)
         if step is not None:
             return checkpoints.restore(step, plan.abstract_state(config.seed)).state

@@ -32,6 +32,21 @@ Metrics = dict[str, tuple[Array, Array]]
 """Name to (sum, count); merging two is addition, the value is sum / count."""
 
 
+class Run(NamedTuple):
+    """Batches of several steps, as one argument of one program."""
+
+    steps: Array
+    """() int32, how many"""
+    index: Array
+    """(m, b) int32, rows of `arrays` that are the batch of each step; m >= steps"""
+    arrays: Batch
+    """all examples"""
+
+    def batch(self, i: Array) -> Batch:
+        """The batch of step i."""
+        return {name: array[self.index[i]] for name, array in self.arrays.items()}
+
+
 class Aux(NamedTuple):
     """What a loss hands back besides its value."""
 

@@ -12,7 +12,7 @@ ROWS = [
     ["nn", "losses", "metrics", "augment"],
     ["models", "optim"],
     ["objectives", "data", "train", "hub", "report"],
-    ["checks", "assemble", "memory", "session", "run"],
+    ["checks", "assemble", "memory", "session", "run", "members", "population"],
     ["research"],
     ["verbs"],
     ["main"],

@@ -13,7 +13,8 @@ from jaxdl import tree
 from jaxdl.errors import UserError
 from jaxdl.nn.head import Classifier, Head
 from jaxdl.optim.averages import ema
-from jaxdl.train.checkpoint import Checkpoints, digests
+from jaxdl.train.checkpoint import Checkpoints
+from jaxdl.train.digest import digests
 from jaxdl.train.sharding import batch_sharding
 from jaxdl.train.state import Keeps, abstract_state, init_state
 from jaxdl.train.step import compile_step, make_step

@@ -1,7 +1,10 @@
 """Arrays that are already there: in memory, or in .npz files."""
 
 import dataclasses
+import math
+import os
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +14,13 @@ from jaxdl.data.source import Source
 from jaxdl.data.splits import names, resolve
 from jaxdl.errors import UserError
 from jaxdl.registry import register
+
+
+# What a broken file raises in zipfile and numpy.
+_BROKEN = (
+    *(ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError),
+    *(NotImplementedError, SyntaxError, TypeError, ValueError, zipfile.BadZipFile, zlib.error),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +34,15 @@ class Columns:
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         return {name: array[index] for name, array in self.arrays.items()}
+
+
+def check_room(what: str, *shape: int) -> None:
+    """Refuse to make more bytes at once than this machine has memory."""
+    asked, there = math.prod(shape), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if asked > there:
+        raise UserError(
+            f"{what} would take {asked / 2**30:.3g} GiB, and this machine has {there / 2**30:.3g}"
+        )
 
 
 def from_arrays(
@@ -92,13 +111,15 @@ def _keys(file: Path) -> list[str]:
     try:
         with np.load(file) as stored:
             return list(stored.files)
-    except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+    except _BROKEN as error:
         raise UserError(f"{file} is no .npz file: {error}") from error
 
 
 def _read(file: Path, key: str) -> np.ndarray:
     try:
+        with zipfile.ZipFile(file) as members:
+            check_room(f"{file}: the array '{key}'", members.getinfo(f"{key}.npy").file_size)
         with np.load(file) as stored:
             return stored[key]
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except _BROKEN as error:
         raise UserError(f"{file}: cannot read the array '{key}': {error}") from error

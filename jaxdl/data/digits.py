@@ -8,9 +8,8 @@ It is the original's test set; the split into train, validation and test is ours
 import numpy as np
 from PIL import Image
 
-from jaxdl.config import Count
-from jaxdl.data.arrays import from_arrays
-from jaxdl.data.images import fit
+from jaxdl.data.arrays import check_room, from_arrays
+from jaxdl.data.images import Side, fit
 from jaxdl.data.order import permutation
 from jaxdl.data.source import Source
 from jaxdl.data.splits import select
@@ -31,7 +30,7 @@ def split_indices(label: np.ndarray) -> dict[str, np.ndarray]:
 
 
 @register("sources")
-def digits(split: str, /, *, size: Count = 8) -> Source:
+def digits(split: str, /, *, size: Side = 8) -> Source:
     """Handwritten digits: 1,797 real grey 8x8 images, embedded; nothing to download.
 
     Args:
@@ -42,6 +41,7 @@ def digits(split: str, /, *, size: Count = 8) -> Source:
 
     stored = load_digits()
     index = select(split, split_indices(stored.target))
+    check_room(f"source 'digits' of size {size}", len(index), size, size)
     # 0..16 -> 0..255
     image = np.round(stored.images[index] * (255 / 16)).astype(np.uint8)[..., None]
     if size != 8:

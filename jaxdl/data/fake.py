@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from jaxdl.config import Count
-from jaxdl.data.arrays import from_arrays
+from jaxdl.config import Count, Seed
+from jaxdl.data.arrays import check_room, from_arrays
+from jaxdl.data.images import Side
 from jaxdl.data.source import Source
 from jaxdl.data.splits import select
 from jaxdl.registry import register
@@ -16,10 +17,10 @@ def fake(
     split: str,
     /,
     *,
-    size: tuple[Count, Count, Count] = (32, 32, 3),
+    size: tuple[Side, Side, Side] = (32, 32, 3),
     num_classes: Count = 10,
     examples: Count = 256,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Source:
     """Every class is a coarse random pattern, every image of it the pattern under noise.
 
@@ -31,6 +32,7 @@ def fake(
         seed: of patterns and noise; the patterns are the same in all splits.
     """
     height, width, channels = size
+    check_room(f"source 'fake' of size {list(size)}", max(num_classes, examples), *size, 8)
     # 4x4 tiles: a pattern that survives cropping and pooling
     tiles = np.random.default_rng(seed).integers(64, 192, (num_classes, 4, 4, channels))
     rows, columns = np.arange(height) * 4 // height, np.arange(width) * 4 // width

@@ -6,15 +6,14 @@ from typing import Literal
 
 import numpy as np
 
-from jaxdl.config import Count
-from jaxdl.data.images import fit, load
+from jaxdl.data.images import FORMATS, Side, fit, load
 from jaxdl.data.order import permutation
 from jaxdl.data.source import Source
 from jaxdl.data.splits import names, resolve
 from jaxdl.errors import UserError, choices
 from jaxdl.registry import register
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+_SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 _SEED = 0
 
 
@@ -43,7 +42,7 @@ def folder(
     /,
     *,
     path: str,
-    image_size: Count | None = None,
+    image_size: Side | None = None,
     channels: Literal[1, 3] = 3,
 ) -> Source:
     """Images in `path/<split>/<class>/`, or in `path/<class>/` where there is no `path/train`.

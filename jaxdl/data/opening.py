@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxdl.data.arrays import Columns, from_arrays
@@ -14,6 +15,7 @@ from jaxdl.data.source import Source
 from jaxdl.errors import UserError
 from jaxdl.types import VOID
 
+_NUMBERS = (jnp.bool_, jnp.integer, jnp.floating)
 _CHUNK = 256  # records that one thread decodes at a time
 
 
@@ -136,8 +138,8 @@ def _decode(split: Split, threads: int) -> dict[str, np.ndarray]:
 def _array(name: str, value: Any, split: str) -> np.ndarray:
     """A feature of one example as an array of numbers; an image always has channels."""
     array = np.asarray(value)
-    if array.dtype.kind in "OSU":
-        what = "missing from a record" if value is None else f"text or objects ({array.dtype})"
+    if not any(jnp.issubdtype(array.dtype, kind) for kind in _NUMBERS):
+        what = "missing from a record" if value is None else f"of type {array.dtype}"
         raise UserError(f"split '{split}': '{name}' is {what}, and a batch holds only numbers")
     return array[..., None] if name == "image" and array.ndim == 2 else array
 
@@ -157,6 +159,9 @@ def _has_classes(spec: Mapping[str, jax.ShapeDtypeStruct]) -> bool:
 def _check_spec(spec: Mapping[str, jax.ShapeDtypeStruct], split: str) -> None:
     if "mask" in spec:
         raise UserError(f"split '{split}': 'mask' marks padding, so a feature needs another name")
+    for name, one in spec.items():
+        if 0 in one.shape:
+            raise UserError(f"split '{split}': '{name}' has shape {one.shape}, which holds nothing")
     shape = spec["label"].shape if "label" in spec else ()
     if shape == (1,):
         raise UserError(f"split '{split}': 'label' has shape (n, 1); it must be (n,)")

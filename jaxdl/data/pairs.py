@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from jaxdl.config import Count
-from jaxdl.data.arrays import from_arrays
+from jaxdl.config import Count, Seed
+from jaxdl.data.arrays import check_room, from_arrays
 from jaxdl.data.source import Source
 from jaxdl.data.splits import names, resolve, select
 from jaxdl.data.tfds_source import prepared
@@ -34,7 +34,7 @@ def reversal(
     length: Count = 16,
     symbols: Count = 20,
     examples: Count = 4000,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Source:
     """Random sequences and the same sequences backwards: an artificial task, solved or not.
 
@@ -48,6 +48,8 @@ def reversal(
         examples: in the training split; the others have a tenth.
         seed: of everything drawn.
     """
+    check_room("source 'reversal'", examples, length + 2, 16)
+    check_room("source 'reversal'", symbols, 64)
     sizes = (examples, -(-examples // 10), -(-examples // 10))
     ends = np.cumsum(sizes)
     places = {n: np.arange(e - s, e) for n, e, s in zip(_SPLITS, ends, sizes, strict=True)}

@@ -150,17 +150,22 @@ def _on_device(split: Split, sharding: Sharding, device_memory: int, placement: 
     return placement == "device"
 
 
+def copies(split: Split, sharding: Sharding) -> dict[str, jax.Array]:
+    """The examples of a split in memory, whole on each device of a sharding."""
+    everywhere = sharding
+    if isinstance(sharding, NamedSharding):
+        everywhere = NamedSharding(sharding.mesh, PartitionSpec())
+    return {
+        name: jax.make_array_from_callback(a.shape, everywhere, a.__getitem__)
+        for name, a in split.arrays.items()
+    }
+
+
 def _gather(
     split: Split, sharding: Sharding
 ) -> Callable[[dict[str, jax.Array]], dict[str, jax.Array]]:
     """A function that picks the examples of `index` from a copy of the split on each device."""
-    everywhere = sharding
-    if isinstance(sharding, NamedSharding):
-        everywhere = NamedSharding(sharding.mesh, PartitionSpec())
-    arrays = {
-        name: jax.make_array_from_callback(a.shape, everywhere, a.__getitem__)
-        for name, a in split.arrays.items()
-    }
+    arrays = copies(split, sharding)
 
     @functools.partial(jax.jit, out_shardings=sharding)
     def pick(arrays: dict[str, jax.Array], index: jax.Array) -> dict[str, jax.Array]:

@@ -6,8 +6,9 @@ outline tells what a shape is; one may hide a part of another.
 
 import numpy as np
 
-from jaxdl.config import Count, NonNegative
-from jaxdl.data.arrays import from_arrays
+from jaxdl.config import Count, NonNegative, Seed
+from jaxdl.data.arrays import check_room, from_arrays
+from jaxdl.data.images import Side
 from jaxdl.data.source import Source
 from jaxdl.data.splits import select
 from jaxdl.registry import register
@@ -21,11 +22,11 @@ def shapes(
     split: str,
     /,
     *,
-    size: Count = 48,
+    size: Side = 48,
     shapes: Count = 4,
     noise: NonNegative = 24.0,
     examples: Count = 1000,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Source:
     """Discs, squares and triangles on a ground: drawn, deterministic; nothing to download.
 
@@ -39,6 +40,7 @@ def shapes(
         examples: in all splits together.
         seed: of everything drawn.
     """
+    check_room(f"source 'shapes' of size {size}", examples, size, size, 4)
     cuts = {name: (round(i * examples), round(j * examples)) for name, (i, j) in _SHARES.items()}
     places = {name: np.arange(i, j) for name, (i, j) in cuts.items()}
     drawn = [_draw((seed, int(i)), size, shapes, noise) for i in select(split, places)]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxdl.config import Count
-from jaxdl.data.arrays import from_arrays
+from jaxdl.data.arrays import check_room, from_arrays
 from jaxdl.data.source import Source
 from jaxdl.data.splits import names, resolve
 from jaxdl.data.tfds_source import prepared
@@ -59,6 +59,7 @@ def characters(
 
 def _windows(text: bytes, length: int) -> np.ndarray:
     """(n, length + 1) int32; window i begins with byte i * length."""
+    check_room("source 'characters'", length, 16)
     n = -(-(len(text) - 1) // length) if len(text) > 1 else 0
     tokens = np.full(n * length + 1, PADDING, np.int32)
     tokens[: len(text)] = np.frombuffer(text, np.uint8)[: len(tokens)].astype(np.int32) + 1

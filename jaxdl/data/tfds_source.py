@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from jaxdl.config import Count
-from jaxdl.data.images import fit
+from jaxdl.data.images import Side, fit
 from jaxdl.data.source import Source
 from jaxdl.errors import UserError, choices
 from jaxdl.registry import register
@@ -71,7 +71,7 @@ def tfds_source(
     *,
     dataset: str,
     data_dir: str | None = None,
-    image_size: Count | None = None,
+    image_size: Side | None = None,
     label: str = "label",
     num_classes: Count | None = None,
     void: int | None = None,

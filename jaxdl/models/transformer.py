@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from jaxdl.config import Count, Rate
 from jaxdl.nn.activation import Activation, relu
+from jaxdl.nn.attention import Attend
 from jaxdl.nn.embed import LearnedPositions, SinusoidalPositions, TokenEmbed
 from jaxdl.nn.head import Classifier, Head
 from jaxdl.nn.norm import Norm, layer_norm
@@ -196,6 +197,7 @@ def transformer_encoder(
     norm: Norm = layer_norm,
     drop_rate: Rate = 0.1,
     drop_attention: Rate = 0.0,
+    attend: Attend = "plain",
 ) -> Classifier:
     """The encoder, and a classifier of what it makes of a sequence.
 
@@ -214,6 +216,7 @@ def transformer_encoder(
         norm: at the places that `placement` says.
         drop_rate: of embeddings and branches.
         drop_attention: of attention weights.
+        attend: 'plain', or 'flash', which never has the weights in memory, and drops none.
     """
     embed = _embed(vocabulary, width, positions, max_length, drop_rate)
     block = partial(
@@ -223,6 +226,7 @@ def transformer_encoder(
         activation,
         drop_rate=drop_rate,
         drop_attention=drop_attention,
+        attend=attend,
     )
     encoder = Encoder(embed, Stack(depth, block, norm, placement), pool)
     return TokenClassifier(encoder, Head(num_classes))
@@ -245,6 +249,7 @@ def transformer_decoder(
     norm: Norm = layer_norm,
     drop_rate: Rate = 0.1,
     drop_attention: Rate = 0.0,
+    attend: Attend = "plain",
 ) -> LanguageModel:
     """The decoder without a source: a causal language model of `num_classes` tokens.
 
@@ -259,6 +264,7 @@ def transformer_decoder(
         causal=True,
         drop_rate=drop_rate,
         drop_attention=drop_attention,
+        attend=attend,
     )
     decoder = Decoder(embed, Stack(depth, block, norm, placement))
     return LanguageModel(decoder, None if tied else Head(num_classes))
@@ -280,6 +286,7 @@ def transformer(
     norm: Norm = layer_norm,
     drop_rate: Rate = 0.1,
     drop_attention: Rate = 0.0,
+    attend: Attend = "plain",
 ) -> LanguageModel:
     """Encoder and decoder of `depth` blocks each: (source, tokens) -> logits, one vocabulary.
 
@@ -293,6 +300,7 @@ def transformer(
         activation,
         drop_rate=drop_rate,
         drop_attention=drop_attention,
+        attend=attend,
     )
     encoder = Stack(depth, block, norm, placement)
     decoder = Stack(depth, partial(block, causal=True), norm, placement)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from jaxdl.config import Count, Rate
 from jaxdl.nn.activation import Activation, gelu
+from jaxdl.nn.attention import Attend
 from jaxdl.nn.embed import ClassToken, LearnedPositions, PatchEmbed
 from jaxdl.nn.head import Classifier, Head
 from jaxdl.nn.kernel_norm import ConvBuilder, plain
@@ -44,6 +45,7 @@ class ViT(nn.Module):
         drop_rate: of positions and branches.
         drop_attention: of the attention weights.
         drop_path: probability that the last block's branches are dropped; grows linearly to it.
+        attend: how, see `MultiHeadAttention`.
     """
 
     patch_size: int
@@ -56,6 +58,7 @@ class ViT(nn.Module):
     drop_rate: float = 0.0
     drop_attention: float = 0.0
     drop_path: float = 0.0
+    attend: Attend = "plain"
 
     @nn.compact
     def tokens(self, x: Array, train: bool = False) -> Array:
@@ -74,6 +77,7 @@ class ViT(nn.Module):
             drop_rate=self.drop_rate,
             drop_attention=self.drop_attention,
             kernel_init=_init,
+            attend=self.attend,
             name=STACKED,
         )
         call = lambda block, x, rate: block(x, train, path_rate=rate)
@@ -113,6 +117,7 @@ def vit(
     drop_rate: Rate = 0.0,
     drop_attention: Rate = 0.0,
     drop_path: Rate = 0.0,
+    attend: Attend = "plain",
 ) -> Classifier:
     """A vision transformer; what is null is the variant's own, `hidden` four times the width."""
     own = zip((patch_size, width, depth, heads), VARIANTS[variant], strict=True)
@@ -128,6 +133,7 @@ def vit(
         drop_rate,
         drop_attention,
         drop_path,
+        attend,
     )
     return Classifier(backbone, Head(num_classes, kernel_init=_init))
 

@@ -9,6 +9,7 @@ it neither returns weights nor drops them.
 """
 
 import math
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -16,7 +17,11 @@ import jax.numpy as jnp
 from flax.typing import Initializer
 
 from jaxdl.errors import UserError
+from jaxdl.nn.flash import flash_attention
 from jaxdl.types import Array
+
+Attend = Literal["plain", "flash"]
+"""How: 'plain' has the weights in memory, 'flash' never (`nn/flash.py`)."""
 
 
 def attention_weights(
@@ -67,7 +72,7 @@ class MultiHeadAttention(nn.Module):
     """Attention of x to itself or to a source: (b, t, d)[, (b, s, d')] -> (b, t, d).
 
     Weights (b, n, t, s), before dropout, are sown as 'attention_weights' into the collection
-    'intermediates' wherever that is mutable.
+    'intermediates' wherever that is mutable; there, attention is plain.
 
     Attributes:
         heads: n; each has d / n numbers.
@@ -75,6 +80,7 @@ class MultiHeadAttention(nn.Module):
         drop_rate: of the weights.
         use_bias: of all projections.
         kernel_init: of all projections; it sees them as matrices.
+        attend: 'plain', or 'flash', which drops no weights, and takes a mask of keys and no bias.
     """
 
     heads: int
@@ -82,6 +88,7 @@ class MultiHeadAttention(nn.Module):
     drop_rate: float = 0.0
     use_bias: bool = True
     kernel_init: Initializer = nn.initializers.xavier_uniform()
+    attend: Attend = "plain"
 
     @nn.compact
     def __call__(
@@ -104,6 +111,12 @@ class MultiHeadAttention(nn.Module):
         else:
             query = dense(head, "query")(x)
             key, value = jnp.moveaxis(dense((2, *head), "key_value")(source), -3, 0)
+        if self.attend == "flash":
+            self._refuse(mask, bias)
+            if not self.is_mutable_collection("intermediates"):
+                visible = None if mask is None else mask[:, 0, 0]
+                means = flash_attention(query, key, value, visible, self.causal)
+                return dense(width, "out", (-2, -1))(means)
         if self.causal:
             earlier = causal_mask(x.shape[-2])
             mask = earlier if mask is None else earlier & mask
@@ -112,3 +125,9 @@ class MultiHeadAttention(nn.Module):
             self.sow("intermediates", "attention_weights", weights)
         weights = nn.Dropout(self.drop_rate)(weights, deterministic=not train)
         return dense(width, "out", (-2, -1))(attend(weights, value))
+
+    def _refuse(self, mask: Array | None, bias: Array | None) -> None:
+        if self.drop_rate:
+            raise UserError("attend='flash' has no weights to drop: set drop_attention=0")
+        if bias is not None or (mask is not None and mask.shape[1:3] != (1, 1)):
+            raise UserError("attend='flash' hides keys, not pairs of a query and a key")

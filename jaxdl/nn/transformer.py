@@ -10,7 +10,7 @@ import flax.linen as nn
 from flax.typing import Initializer
 
 from jaxdl.nn.activation import gelu
-from jaxdl.nn.attention import MultiHeadAttention
+from jaxdl.nn.attention import Attend, MultiHeadAttention
 from jaxdl.nn.drop import DropPath
 from jaxdl.nn.mlp import MlpBlock
 from jaxdl.nn.norm import layer_norm
@@ -30,6 +30,7 @@ class TransformerBlock(nn.Module):
         drop_rate: of each branch, and between the dense layers.
         drop_attention: of the attention weights.
         kernel_init: of all kernels.
+        attend: how, see `MultiHeadAttention`.
     """
 
     heads: int
@@ -41,6 +42,7 @@ class TransformerBlock(nn.Module):
     drop_rate: float = 0.0
     drop_attention: float = 0.0
     kernel_init: Initializer = nn.initializers.xavier_uniform()
+    attend: Attend = "plain"
 
     @nn.compact
     def __call__(
@@ -75,7 +77,12 @@ class TransformerBlock(nn.Module):
 
         def attend(x: Array, name: str, causal: bool, *read: Array | None) -> Array:
             attention = MultiHeadAttention(
-                self.heads, causal, self.drop_attention, kernel_init=init, name=name
+                self.heads,
+                causal,
+                self.drop_attention,
+                kernel_init=init,
+                attend=self.attend,
+                name=name,
             )
             return nn.Dropout(self.drop_rate)(attention(x, *read, train=train), not train)
 

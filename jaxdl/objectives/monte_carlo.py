@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxdl.config import Count
+from jaxdl.config import Count, Seed
 from jaxdl.registry import register
 from jaxdl.types import Array, Batch, Objective, PyTree
 
@@ -64,7 +64,7 @@ def _entropy(log_p: Array) -> Array:
 
 
 @register("predictors")
-def mc_dropout(objective: Objective, /, *, samples: Count = 20, seed: int = 0) -> Objective:
+def mc_dropout(objective: Objective, /, *, samples: Count = 20, seed: Seed = 0) -> Objective:
     """Predict the mean probability over passes in which dropout and its like stay at work.
 
     Besides `logits` there are `entropy` and `mutual_information` for each example, pixel or token.

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import jax
 
-from jaxdl.config import Count
+from jaxdl.config import Count, Seed
 from jaxdl.errors import UserError
 from jaxdl.objectives.monte_carlo import mean_prediction
 from jaxdl.registry import Of, register
@@ -25,7 +25,7 @@ def over_views(
     *,
     augment: tuple[Augmentation, ...],
     samples: Count = 8,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Objective:
     """Predict the mean probability over the plain batch and `samples` augmented ones.
 

@@ -12,16 +12,15 @@ over all axes but the first, which is right for (o, i, h, w). So the axes come f
 """
 
 from collections.abc import Callable
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import msgspec
 import optax
 from jax.flatten_util import ravel_pytree
 
 from jaxdl import tree
-from jaxdl.config import NonNegative, Positive
+from jaxdl.config import NonNegative, Positive, Seed
 from jaxdl.optim.arguments import DECAYED, chosen, in_float32
 from jaxdl.optim.matrices import STACKED, axes_of, layered
 from jaxdl.registry import register
@@ -31,7 +30,6 @@ HEAD = r"(.*/)?head/.*"
 """The last layer, which gives the logits."""
 KERNELS = r"(.*/)?kernel"
 TINY = 1e-30
-Seed = Annotated[int, msgspec.Meta(ge=0)]
 
 
 def _mapped(f: Callable[[PyTree, PyTree], PyTree]) -> optax.GradientTransformation:

@@ -55,10 +55,10 @@ def walk(jaxpr: Jaxpr, times: int = 1, scope: str = "") -> Iterator[tuple[JaxprE
         here = f"{scope}/{equation.source_info.name_stack}"
         if equation.primitive.name == "cond":
             yield from walk(max(inner, key=_total), times, here)
-        elif len(inner) == 1:
+        elif len(inner) == 1 and not _declares(equation):
             for rounds in _rounds(equation, here):
                 yield from walk(inner[0], times * rounds, here)
-        elif not inner:
+        elif not inner or _declares(equation):
             yield equation, times, here
         elif any(map(_total, inner)):  # a while loop, or a solver that iterates
             raise _uncountable(equation, here)
@@ -68,6 +68,11 @@ def products(equation: JaxprEqn) -> int:
     """Multiply-adds of one equation: of a dot or a convolution, else 0."""
     count = _PRODUCTS.get(equation.primitive.name)
     return count(equation) if count else 0
+
+
+def _declares(equation: JaxprEqn) -> bool:
+    """Whether a kernel says itself what it does; how often its loops run may depend on the tile."""
+    return equation.primitive.name == "pallas_call" and bool(equation.params["cost_estimate"])
 
 
 def _total(jaxpr: Jaxpr) -> int:
@@ -134,6 +139,10 @@ def _conv(equation: JaxprEqn) -> int:
     return count
 
 
+def _kernel(equation: JaxprEqn) -> int:
+    return equation.params["cost_estimate"].flops // 2
+
+
 def _size(variable: Any, axes: tuple[int, ...] | None = None) -> int:
     shape = variable.aval.shape
     return math.prod(shape if axes is None else (shape[a] for a in axes))
@@ -143,4 +152,5 @@ _PRODUCTS = {
     "dot_general": _dot,
     "ragged_dot_general": _ragged_dot,
     "conv_general_dilated": _conv,
+    "pallas_call": _kernel,
 }

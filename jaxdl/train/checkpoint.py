@@ -1,27 +1,28 @@
-"""Checkpoints: Orbax writes and reads them; a digest of every leaf says whether to believe them.
+"""Checkpoints: Orbax writes and reads them; a seal of digests says whether to believe them.
 
-Orbax restores a flipped byte without complaint, so each leaf's digest is saved beside the state
-and compared after restoring. The digest is computed on the devices, and is the same however a
-leaf is sharded.
+Orbax restores a flipped byte without complaint, so the digest of each leaf is saved beside the
+state and compared after restoring. The digests are begun when a save is, and written by its thread,
+before the checkpoint gets its name: one without a seal was never finished.
 """
 
+import contextlib
 import logging
 import math
+import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from jaxdl import tree
 from jaxdl.errors import UserError
-from jaxdl.train.sharding import fetch
+from jaxdl.train import seal
+from jaxdl.train.digest import digests, start
 from jaxdl.train.state import TrainState
-from jaxdl.types import Array, PyTree
 
 
 class Restored(NamedTuple):
@@ -34,35 +35,41 @@ class Restored(NamedTuple):
 class Checkpoints:
     """The checkpoints of a run: the newest ones and the best, side by side.
 
+    A save that fails, as on a full disk, is a warning: training goes on, and `unsaved` tells at the
+    end.
+
     Args:
         folder: where they live; made if absent.
         keep_latest: how many of the newest stay.
         keep_best: how many of the best by the monitored metric stay.
         mode: whether 'max' or 'min' of the metric is best.
+        writes: False to look only, at what another process may be writing.
     """
 
     def __init__(
-        self, folder: Path, *, keep_latest: int = 2, keep_best: int = 1, mode: str = "max"
+        self,
+        folder: Path,
+        *,
+        keep_latest: int = 2,
+        keep_best: int = 1,
+        mode: str = "max",
+        writes: bool = True,
     ):
-        # Its warnings about damaged folders would repeat what this class says.
-        logging.getLogger("absl").setLevel(logging.ERROR)
-        sign = 1.0 if mode == "max" else -1.0
-        # max_to_keep with best_fn would delete the newest step.
-        keep = policies.AnyPreservationPolicy(
-            [
-                policies.LatestN(n=keep_latest),
-                policies.BestN(
-                    get_metric_fn=lambda m: sign * m["monitor"],
-                    n=keep_best,
-                    keep_checkpoints_without_metrics=False,
-                ),
-            ]
-        )
-        self._folder = folder.absolute()
+        # What it would say about damaged folders and failed saves, this class says.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        self._folder, self._writes = folder.absolute(), writes
+        self._saving: int | None = None  # the step that is being written
+        self._content: Future[tuple] = Future()  # what its seal will say
+        self._failed: str | None = None  # what the last save failed of
+        self._metrics = {step: _metric(self._folder, step) for step in self.steps()}
+        common = {"read_only": True} if not writes else {"cleanup_tmp_directories": True}
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=keep, cleanup_tmp_directories=True
+                preservation_policy=_LatestAndBest(self._metrics, keep_latest, keep_best, mode),
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+                lightweight_initialize=True,
+                **common,
             ),
         )
 
@@ -74,13 +81,17 @@ class Checkpoints:
 
     def close(self) -> None:
         """Wait for what is being written."""
-        self._manager.wait_until_finished()
+        self.settle()
         self._manager.close()
 
     def steps(self) -> list[int]:
         """Steps that have a checkpoint, ascending; waits for the one being written."""
-        self._manager.wait_until_finished()
-        return sorted(self._manager.all_steps(read=True))
+        self.settle()
+        if not self._folder.is_dir():
+            return []
+        return sorted(
+            int(f.name) for f in self._folder.iterdir() if f.name.isdecimal() and f.is_dir()
+        )
 
     def save(
         self, step: int, state: TrainState, metric: float | None, extra: Mapping[str, Any]
@@ -93,14 +104,60 @@ class Checkpoints:
             metric: the monitored metric at this step, or None where it was not measured.
             extra: anything JSON can say.
         """
-        meta = {"digests": digests(state), "extra": dict(extra)}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
-            ),
-            metrics=None if metric is None or math.isnan(metric) else {"monitor": float(metric)},
-        )
+        self.settle()
+        measured = None if metric is None or math.isnan(metric) else float(metric)
+        self._saving, self._content, self._metrics[step] = step, Future(), measured
+        try:
+            args = ocp.args.Composite(state=ocp.args.StandardSave(state))
+            if self._manager.save(step, args=args):
+                self._content.set_result((step, measured, start(state), dict(extra)))
+            else:
+                self._saving = None
+        except BaseException as error:
+            self._content.set_exception(error)  # the thread that writes waits for it
+            with contextlib.suppress(Exception):
+                self._manager.wait_until_finished()
+            if not isinstance(error, Exception):
+                raise
+            self._fail(error)
+
+    def _seal(self) -> None:
+        """Called in Orbax's thread, on one process: all is written, and has no name yet."""
+        step, metric, wait, extra = self._content.result()
+        (folder,) = [f for f in (*self._unfinished(step), self._folder / str(step)) if f.is_dir()]
+        seal.write(folder, step, metric, wait(), extra)
+
+    def _unfinished(self, step: int) -> list[Path]:
+        return list(self._folder.glob(f"{step}.orbax-checkpoint-tmp*"))
+
+    def watch(self, *_: Any) -> None:
+        """Warn if the save at hand has failed; does not wait. Cheap enough to call at each step."""
+        if self._saving is not None and not self._manager.is_saving_in_progress():
+            self.settle()
+
+    def settle(self) -> None:
+        """Wait for the save at hand, and warn if it has failed."""
+        if self._saving is None:
+            return
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:  # tensorstore, the file system, a thread: of many kinds
+            self._fail(error)
+        else:
+            self._saving = self._failed = None
+
+    def _fail(self, error: Exception) -> None:
+        step, self._saving = self._saving, None
+        self._failed = f"checkpoint {self._folder / str(step)} was not written: {_reason(error)}"
+        for folder in self._unfinished(step):
+            shutil.rmtree(folder, ignore_errors=True)
+        warnings.warn(f"{self._failed}; training goes on", stacklevel=2)
+
+    def unsaved(self) -> str | None:
+        """Wait for the save at hand; what the last one failed of, if it has."""
+        steps = self.steps()
+        newest = max(steps, default=0)
+        return self._failed and f"{self._failed}; the same command goes on from step {newest}"
 
     def restore(self, step: int, like: TrainState) -> Restored:
         """The checkpoint of one step, checked leaf by leaf.
@@ -110,31 +167,28 @@ class Checkpoints:
             like: shapes, types and shardings to restore to; any mesh will do.
 
         Raises:
-            UserError: it cannot be read, or a leaf is not what was saved; names both.
+            UserError: it cannot be read, or a leaf is not what was saved; names the file.
         """
+        folder = self._folder / str(step)
+        sealed = seal.read(folder, step)
+        if harmed := seal.harmed(folder, sealed):
+            raise UserError(f"checkpoint {folder} is damaged: {_listed(harmed)}")
         try:
-            found = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore()
-                ),
-            )
-            state, meta = found["state"], found["meta"]
-            wanted = meta["digests"]
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
+            state = self._manager.restore(step, args=args)["state"]
+        except jax.errors.JaxRuntimeError:
+            raise  # of the devices, not of the files
         except Exception as error:  # Orbax raises many kinds for damaged files
-            reason = " ".join(str(error).split())[:160]
+            raise UserError(f"checkpoint {folder} cannot be read: {_reason(error)}") from error
+        found, saved = digests(state), sealed.digests
+        differing = [name for name, digest in found.items() if saved.get(name) != digest]
+        if differing:
             raise UserError(
-                f"checkpoint {self._folder / str(step)} cannot be read: "
-                f"{type(error).__name__}: {reason}"
-            ) from error
-        damaged = [name for name, digest in digests(state).items() if wanted.get(name) != digest]
-        if damaged:
-            raise UserError(
-                f"checkpoint {self._folder / str(step)} is damaged: "
-                f"{len(damaged)} of {len(wanted)} leaves differ from what was saved, "
-                f"the first is {damaged[0]}"
+                f"checkpoint {folder} is damaged: {len(differing)} of {len(saved)} leaves differ "
+                f"from what was saved, the first is {differing[0]}, "
+                f"in {_listed(seal.holders(folder, differing[0]))}"
             )
-        return Restored(state, meta["extra"])
+        return Restored(state, sealed.extra)
 
     def restore_newest(self, like: TrainState) -> Restored | None:
         """The newest sound checkpoint, or None where there is none yet.
@@ -147,13 +201,14 @@ class Checkpoints:
         errors = []
         for step in reversed(self.steps()):
             try:
-                restored = self.restore(step, like)
+                restored = self.restore(step, like(step) if callable(like) else like)
             except UserError as error:
                 errors.append((step, str(error)))
                 continue
             for bad, message in errors:
                 warnings.warn(f"{message}; using step {step} instead", stacklevel=2)
-                self._manager.delete(bad)
+                if self._writes:
+                    self._manager.delete(bad)
             return restored
         if errors:
             raise UserError(
@@ -162,48 +217,33 @@ class Checkpoints:
         return None
 
 
-def digests(state: PyTree) -> dict[str, str]:
-    """Leaf name to 64 bits of its type, shape and contents, in hexadecimal."""
-    sums = fetch(_sums(jax.tree.map(_raw, state)))
-    shapes = jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", state)
-    return {
-        name: f"{shapes_of}:{high:08x}{low:08x}"
-        for (name, shapes_of), (high, low) in zip(
-            tree.flatten(shapes).items(), tree.flatten(sums).values(), strict=True
-        )
-    }
+class _LatestAndBest(policies.PreservationPolicy):
+    """Orbax's own cannot be joined: its metrics lie in a file of their own, unguarded."""
+
+    def __init__(self, metrics: Mapping[int, float | None], latest: int, best: int, mode: str):
+        self._metrics, self._latest, self._best = metrics, latest, best
+        self._sign = 1.0 if mode == "max" else -1.0
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        del context
+        steps = [c.step for c in checkpoints]
+        measured = [(self._sign * m, s) for s in steps if (m := self._metrics.get(s)) is not None]
+        best = [step for _, step in sorted(measured)[-self._best :]]
+        kept = {*steps[-self._latest :], *best}
+        return [s in kept for s in steps]
 
 
-def _raw(x: Array) -> Array:
-    return jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+def _metric(folder: Path, step: int) -> float | None:
+    try:
+        return seal.read(folder / str(step), step).metric
+    except UserError:
+        return None
 
 
-@jax.jit
-def _sums(state: PyTree) -> PyTree:
-    return jax.tree.map(_digest, state)
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split()).partition(" [source locations")[0]
+    return f"{type(error).__name__}: {text[:600]}"
 
 
-def _digest(x: Array) -> Array:
-    """Two sums over the elements' bits, each times an odd number that depends on its place.
-
-    An odd factor is invertible modulo 2^32, so one changed element always changes the sums; two
-    exchanged ones meet different factors. Integer sums are exact in any order, hence any sharding.
-    """
-    bits = _bits(x).reshape(-1)
-    place = jax.lax.iota(jnp.uint32, bits.size)
-    factors = [_mix(place ^ jnp.uint32(seed)) | jnp.uint32(1) for seed in (0x9E3779B9, 0x7F4A7C15)]
-    return jnp.stack([jnp.sum(bits * f, dtype=jnp.uint32) for f in factors])
-
-
-def _bits(x: Array) -> Array:
-    if x.dtype == jnp.bool_:
-        return x.astype(jnp.uint32)
-    unsigned = jnp.dtype(f"uint{8 * x.dtype.itemsize}")
-    return jax.lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32)
-
-
-def _mix(x: Array) -> Array:
-    """A finaliser of MurmurHash3: every bit of the place reaches every bit of the factor."""
-    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
-    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
-    return x ^ (x >> 16)
+def _listed(found: Sequence[str]) -> str:
+    return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")

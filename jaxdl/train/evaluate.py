@@ -60,22 +60,39 @@ def make_evaluate(
         return found, mask_of(batch)
 
     def evaluate(params: PyTree, variables: PyTree, batches: Iterable[Batch]):
-        # Summed on the host in float64: float32 stops counting at 2^24 examples.
-        totals: dict[str, tuple[np.ndarray, ...]] = {}
-        rows: dict[str, list[dict[str, np.ndarray]]] = {}
-        for found, mask in _lagged(one(params, variables, batch) for batch in batches):
-            for name, part in found.items():
-                if metrics[name].merge == "concat":
-                    valid = {key: array[mask > 0] for key, array in part.items()}
-                    rows.setdefault(name, []).append(valid)
-                else:
-                    pair = [np.asarray(x, np.float64) for x in part]
-                    totals[name] = tuple(map(np.add, totals.get(name, (0.0, 0.0)), pair))
-        values = {name: metrics[name].value(*pair) for name, pair in totals.items()}
-        values |= {name: metrics[name].value(_joined(parts)) for name, parts in rows.items()}
-        return {name: values.get(name, math.nan) for name in metrics}
+        totals = Totals(metrics)
+        for found, mask in lagged(one(params, variables, batch) for batch in batches):
+            totals.add(found, mask)
+        return totals.values()
 
     return evaluate
+
+
+class Totals:
+    """What the batches of a split gave, merged on the host."""
+
+    def __init__(self, metrics: Mapping[str, Metric]):
+        self._metrics = metrics
+        # In float64: float32 stops counting at 2^24 examples.
+        self._sums: dict[str, tuple[np.ndarray, ...]] = {}
+        self._rows: dict[str, list[dict[str, np.ndarray]]] = {}
+
+    def add(self, found: Mapping[str, Any], mask: np.ndarray) -> None:
+        """Take what the metrics gave of one batch, whose examples are where the mask is 1."""
+        for name, part in found.items():
+            if self._metrics[name].merge == "concat":
+                valid = {key: array[mask > 0] for key, array in part.items()}
+                self._rows.setdefault(name, []).append(valid)
+            else:
+                pair = [np.asarray(x, np.float64) for x in part]
+                self._sums[name] = tuple(map(np.add, self._sums.get(name, (0.0, 0.0)), pair))
+
+    def values(self) -> dict[str, np.ndarray]:
+        """Name to value; NaN where there was no batch."""
+        metrics = self._metrics
+        values = {name: metrics[name].value(*pair) for name, pair in self._sums.items()}
+        values |= {name: metrics[name].value(_joined(rows)) for name, rows in self._rows.items()}
+        return {name: values.get(name, math.nan) for name in metrics}
 
 
 def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -122,7 +139,7 @@ def predict_maps(
     return {"image": batch["image"], "label": batch["label"], "prediction": prediction}
 
 
-def _lagged(results: Iterable[PyTree]) -> Iterable[PyTree]:
+def lagged(results: Iterable[PyTree]) -> Iterable[PyTree]:
     """Fetch each result only after the next was dispatched, so that the device never waits."""
     previous = None
     for result in results:

@@ -20,6 +20,23 @@ from jaxdl.types import Metrics
 IN_FLIGHT = 2
 
 
+class Diverged(Exception):
+    """Too many steps in a row were skipped: nothing the program can do, short of going back.
+
+    `main` prints it without a traceback and exits with `exit_status`.
+    """
+
+    exit_status = 3
+
+    def __init__(self, step: int, skipped: int):
+        super().__init__(
+            f"training diverged: loss, gradient or update of the last {skipped} steps, up to step "
+            f"{step}, were not finite, and the weights are those before them: try a smaller "
+            "learning rate, gradient.transforms=clip_norm, or precision=float32"
+        )
+        self.step, self.began = step, step - skipped
+
+
 class TrainLog:
     """Averages step metrics over a window, writes them to the journal, and shows progress.
 
@@ -59,8 +76,8 @@ class TrainLog:
         self._batch_size, self._examples = batch_size, examples
         self._schedule, self._waited = schedule, waited
         self._sums = {k: tuple(v) for k, v in (window or {}).items()}
-        self._flying: deque[Metrics] = deque()
-        self._steps, self._paused, self._shown = 0, 0.0, 0.0
+        self._flying: deque[tuple[int, Metrics]] = deque()
+        self._at, self._landed, self._paused, self._shown = start, 0, 0.0, 0.0
         self._skipped, self._max_skipped = 0, max_skipped
         self._began, self._waited_before = time.perf_counter(), waited()
         self._bar = tqdm(
@@ -74,12 +91,12 @@ class TrainLog:
         self._prints = shows and self._bar.disable
 
     def __call__(self, t: int, state: TrainState, metrics: Metrics) -> None:
-        """Count the step; at the end of a window, write it down."""
+        """Count the steps since the last call; at the end of a window, write it down."""
         del state
-        self._flying.append(metrics)
-        self._steps += 1
+        self._flying.append((t - self._at, metrics))
         self._land(IN_FLIGHT)
-        self._bar.update()
+        self._bar.update(t - self._at)
+        self._at = t
         if t % self._every == 0 or t == self._total:
             self._write(t)
 
@@ -109,7 +126,9 @@ class TrainLog:
     def _land(self, leave: int) -> None:
         """Wait for all steps but the last few, and add up what they measured."""
         while len(self._flying) > leave:
-            landed = fetch(self._flying.popleft())
+            steps, metrics = self._flying.popleft()
+            landed = fetch(metrics)
+            self._landed += steps
             for name, (value, count) in landed.items():
                 value_before, count_before = self._sums.get(name, (0.0, 0.0))
                 self._sums[name] = (value_before + float(value), count_before + float(count))
@@ -118,7 +137,9 @@ class TrainLog:
                 self._show(landed)
 
     def _count_skipped(self, landed: Metrics) -> None:
-        self._skipped = self._skipped + 1 if landed.get("skipped", (0, 1))[0] else 0
+        # of several steps in one program, it is known only how many
+        skipped, count = landed.get("skipped", (0, 1))
+        self._skipped = self._skipped + int(count) if skipped == count else 0
         if self._skipped >= self._max_skipped:
             self._skipped = 0
             raise UserError(
@@ -136,8 +157,9 @@ class TrainLog:
     def _speed(self) -> tuple[float, float]:
         """Examples a second, and the share of time spent waiting for data, in this window."""
         seconds = max(time.perf_counter() - self._began - self._paused, 1e-9)
-        landed = self._steps - len(self._flying)
-        return landed * self._batch_size / seconds, (self._waited() - self._waited_before) / seconds
+        return self._landed * self._batch_size / seconds, (
+            self._waited() - self._waited_before
+        ) / seconds
 
     def _write(self, t: int) -> None:
         self._land(0)
@@ -167,5 +189,5 @@ class TrainLog:
                 f"{speed:.0f} images/s  wait {wait:.0%}",
                 flush=True,
             )
-        self._sums, self._steps, self._paused = {}, 0, 0.0
+        self._sums, self._landed, self._paused = {}, 0, 0.0
         self._began, self._waited_before = time.perf_counter(), self._waited()

@@ -1,7 +1,10 @@
 """What a run measured: one JSON object a line in `metrics.jsonl`, and other places beside it."""
 
+import contextlib
 import json
 import math
+import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,11 +12,16 @@ from typing import Any
 import numpy as np
 
 from jaxdl.errors import UserError
+from jaxdl.train.rundir import replace
 from jaxdl.train.sinks import Sink
+
+RETRY = 10.0  # seconds until a place that could not be written is tried again
 
 
 class Journal:
     """Appends to `metrics.jsonl`, and knows all that it holds.
+
+    A disk that is full does not end a run: what could not be written is kept, and written later.
 
     Args:
         workdir: the run directory.
@@ -30,26 +38,23 @@ class Journal:
         sinks: Sequence[Callable[[Path, int], Sink]] = (),
         writes: bool = True,
     ):
-        self._path = workdir / "metrics.jsonl"
-        self.lines = [line for line in _read(self._path) if line["step"] <= step]
+        path = workdir / "metrics.jsonl"
+        self.lines = _read(path, step)
         self._file, self._sinks = None, []
         if not writes:
             return
-        text = "".join(json.dumps(line) + "\n" for line in self.lines)
-        fresh = self._path.with_suffix(".tmp")
-        fresh.write_text(text)
-        fresh.replace(self._path)
-        self._file = self._path.open("a")
-        self._sinks = [open_sink(workdir, step) for open_sink in sinks]
+        self._file = _Outlet(str(path), lambda at: _Lines(path, at), step)
+        self._sinks = [
+            _Outlet(f"a sink of {workdir}", lambda at, opens=opens: opens(workdir, at), step)
+            for opens in sinks
+        ]
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Add one line; every value a number. What is not finite is written as null."""
         numbers = {k: _number(v) for k, v in values.items()}
-        line = {"step": step, **numbers}
-        self.lines.append(line)
+        self.lines.append({"step": step, **numbers})
         if self._file:
-            self._file.write(json.dumps(line) + "\n")
-            self._file.flush()
+            self._file.write(step, numbers)
         finite = {k: v for k, v in numbers.items() if v is not None}
         for sink in self._sinks:
             sink.write(step, finite)
@@ -64,10 +69,85 @@ class Journal:
 
     def close(self) -> None:
         """Flush and let go of the files."""
-        if self._file:
-            self._file.close()
-        for sink in self._sinks:
-            sink.close()
+        for outlet in [self._file, *self._sinks]:
+            if outlet:
+                outlet.close()
+
+
+class _Outlet:
+    """A sink that may refuse for a while: what it did not take is kept, and brought again.
+
+    Args:
+        name: for the warning.
+        opens: step -> the sink; what it held beyond that step is gone.
+        step: to open it with.
+    """
+
+    def __init__(self, name: str, opens: Callable[[int], Sink], step: int):
+        self._name, self._opens = name, opens
+        self._begun = self._step = step
+        self._sink: Sink | None = None
+        self._pending: list[tuple[int, Mapping[str, Any]]] = []
+        self._taken: list[tuple[int, Mapping[str, Any]]] = []  # all of the last step that was taken
+        self._refused_at = -math.inf
+        self._push()
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        self._pending.append((step, values))
+        if time.monotonic() - self._refused_at > RETRY:
+            self._push()
+
+    def _push(self) -> None:
+        try:
+            if self._sink is None:
+                self._sink = self._opens(self._step)
+            while self._pending:
+                step, values = self._pending[0]
+                self._sink.write(step, values)
+                if step != self._step:
+                    self._taken, self._step = [], step
+                self._taken.append(self._pending.pop(0))
+            self._refused_at = -math.inf
+        except OSError as error:
+            self._let_go()
+            # A step may be there in part, so all of it is written anew.
+            if self._taken and self._step > self._begun:
+                self._pending, self._taken = self._taken + self._pending, []
+                self._step -= 1
+            if self._refused_at == -math.inf:
+                said = f"{self._name} cannot be written: {error.strerror or error}"
+                warnings.warn(f"{said}; its lines are kept and tried again", stacklevel=2)
+            self._refused_at = time.monotonic()
+
+    def _let_go(self) -> None:
+        sink, self._sink = self._sink, None
+        if sink:
+            with contextlib.suppress(OSError):
+                sink.close()
+
+    def close(self) -> None:
+        if self._pending:
+            self._push()
+        self._let_go()
+        if self._pending:
+            warnings.warn(
+                f"{self._name}: {len(self._pending)} lines were not written", stacklevel=2
+            )
+
+
+class _Lines:
+    """`metrics.jsonl` itself."""
+
+    def __init__(self, path: Path, step: int):
+        replace(path, "".join(json.dumps(line) + "\n" for line in _read(path, step)))
+        self._file = path.open("a")
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def _number(value: Any) -> float | int | None:
@@ -75,16 +155,20 @@ def _number(value: Any) -> float | int | None:
     return number if isinstance(number, int) or math.isfinite(number) else None
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
-    """Whole lines of the file; a last line torn by a kill is left out."""
+def _read(path: Path, step: int) -> list[dict[str, Any]]:
+    """Whole lines of the file up to a step; a last line torn by a kill is left out."""
     if not path.exists():
         return []
-    lines = path.read_bytes().splitlines()
+    lines = path.read_bytes().splitlines(keepends=True)
     found = []
     for number, text in enumerate(lines, start=1):
         try:
-            found.append(json.loads(text))
-        except ValueError as error:
+            line = json.loads(text)
+            if line["step"] <= step and text.endswith(b"\n"):
+                found.append(line)
+        except (ValueError, TypeError, KeyError) as error:
             if number < len(lines):
-                raise UserError(f"{path}, line {number} is not JSON: {error}") from error
+                raise UserError(
+                    f"{path}, line {number} is not what was written: {error}"
+                ) from error
     return found

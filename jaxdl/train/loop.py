@@ -19,22 +19,34 @@ def fit(
         yield state, metrics
 
 
-def in_turn(phases: Sequence[tuple[int, Step]], start: int) -> Step:
-    """One step out of several: from each one's number on, counted from `start` at the first call.
+def in_turn(phases: Sequence[tuple[int, Step]], starts: Iterator[int]) -> Step:
+    """One step out of several: from each one's number on.
 
     Args:
         phases: (the number of the step from which it is used, step), in order, the first at 0.
-        start: steps done before.
+        starts: steps done before each call.
     """
-    done = start
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        nonlocal done
-        turn = [step for begin, step in phases if begin <= done][-1]
-        done += 1
-        return turn(state, batch)
+        done = next(starts)
+        return [step for begin, step in phases if begin <= done][-1](state, batch)
 
     return step
+
+
+def turns(start: int, stop: int, longest: int, due: Sequence[int] = ()) -> Iterator[range]:
+    """Runs of steps from `start` to `stop` - 1, in order, that end wherever something is due.
+
+    Args:
+        start: number of the first step.
+        stop: number after that of the last.
+        longest: steps in a run at most.
+        due: periods: a run ends at every multiple of each.
+    """
+    while start < stop:
+        end = min([stop, start + longest, *((start // n + 1) * n for n in due)])
+        yield range(start, end)
+        start = end
 
 
 def every(n: int, hook: Hook, last: int | None = None) -> Hook:

@@ -4,13 +4,15 @@
 `report.html`. Everything that looks at a run later reads this directory and nothing else.
 """
 
+import contextlib
 import importlib.metadata
 import json
 import os
 import platform
 import shlex
 import sys
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,8 +28,9 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 
 # What may change between two starts in one directory: it moves neither parameters nor data.
 FREE = (
-    "duration", "evaluation", "early_stopping", "checkpoint", "mesh", "log", "data.memory",
-    "data.device_memory", "data.threads", "data.prefetch", "data.evaluation_batch_size",
+    "duration", "evaluation", "early_stopping", "checkpoint", "mesh", "log", "hang_after",
+    "dispatch", "data.memory", "data.device_memory", "data.threads", "data.prefetch",
+    "data.evaluation_batch_size",
 )  # fmt: skip
 
 
@@ -42,7 +45,7 @@ def claim(workdir: Path, config: Config) -> list[str]:
     """
     file = workdir / "config.json"
     changes: dict[str, tuple[Any, Any]] = {}
-    try:
+    with writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         if file.exists():
             old = _flat(to_dict(from_json(file.read_text(), where=str(file))))
@@ -57,8 +60,6 @@ def claim(workdir: Path, config: Config) -> list[str]:
             )
         if jax.process_index() == 0:
             replace(file, to_json(config))
-    except OSError as error:
-        raise UserError(f"cannot write to workdir {workdir}: {error.strerror}") from error
     return shown
 
 
@@ -74,8 +75,21 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 def replace(file: Path, text: str) -> None:
     """Write a file whole or not at all."""
     fresh = file.with_name(file.name + ".tmp")
-    fresh.write_text(text)
-    fresh.replace(file)
+    try:
+        fresh.write_text(text, newline="")
+        fresh.replace(file)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def writing(workdir: Path) -> Iterator[None]:
+    """Turn a failure to write what a run cannot be without into a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write to workdir {workdir}: {error.strerror}") from error
 
 
 class Manifest:
@@ -87,10 +101,14 @@ class Manifest:
         self.update(status="running")
 
     def update(self, **values: Any) -> None:
-        """Add or replace entries and write the file."""
+        """Add or replace entries and write the file; what it cannot write, the next one may."""
         self._values |= values
-        if jax.process_index() == 0:
+        if jax.process_index() != 0:
+            return
+        try:
             replace(self._file, json.dumps(self._values, indent=2) + "\n")
+        except OSError as error:
+            warnings.warn(f"{self._file} cannot be written: {error.strerror}", stacklevel=2)
 
 
 def environment() -> dict[str, Any]:
@@ -163,7 +181,8 @@ def save_predictions(
     if image.dtype != np.uint8:
         low, high = image.min(), image.max()
         image = np.uint8(255 * (image - low) / max(high - low, 1e-9))
-    np.savez_compressed(
-        workdir / "predictions.npz",
-        **predictions, confusion=confusion, image=image, index=index, split=name,
-    )  # fmt: skip
+    with writing(workdir):
+        np.savez_compressed(
+            workdir / "predictions.npz",
+            **predictions, confusion=confusion, image=image, index=index, split=name,
+        )  # fmt: skip

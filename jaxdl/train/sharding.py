@@ -208,8 +208,8 @@ def _splits(axis: str, leaf: jax.ShapeDtypeStruct) -> bool:
 def fetch(tree: PyTree) -> PyTree:
     """Device arrays as NumPy arrays, on every process; over several, they must be replicated."""
 
-    def one(x: jax.Array) -> np.ndarray:
-        if x.is_fully_addressable:
+    def one(x: jax.Array | np.ndarray) -> np.ndarray:
+        if not isinstance(x, jax.Array) or x.is_fully_addressable:
             return np.asarray(x)
         assert x.is_fully_replicated, f"no process holds all of {x.shape} under {x.sharding}"
         return np.asarray(x.addressable_data(0))

@@ -5,17 +5,22 @@ that step, by a run that was killed, is dropped.
 """
 
 import csv
+import io
 import json
-from collections.abc import Mapping
+import os
+import struct
+import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from jaxdl.errors import UserError
 from jaxdl.registry import register
+from jaxdl.train.rundir import replace
 
 
 class Sink(Protocol):
-    """Takes the numbers of a step."""
+    """Takes the numbers of a step; OSError where it cannot, and what it took stays whole."""
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Add what was measured at a step; every value is finite."""
@@ -25,17 +30,42 @@ class Sink(Protocol):
 
 
 class _TensorBoard:
-    def __init__(self, workdir: Path, step: int):
-        from tensorboardX import SummaryWriter  # it takes a while, and not every process writes
+    """Records as TensorFlow's: https://www.tensorflow.org/tutorials/load_data/tfrecord
 
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+    tensorboardX's own writer waits for ever once its thread has died of a full disk.
+    """
+
+    def __init__(self, folder: Path, step: int):
+        # it takes a while, and not every process writes
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.proto.summary_pb2 import Summary
+        from tensorboardX.record_writer import masked_crc32c
+
+        self._event, self._summary, self._crc = Event, Summary, masked_crc32c
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{int(time.time())}.{os.getpid()}.{time.monotonic_ns()}"
+        file = folder / name
+        try:
+            self._file = file.open("xb")
+            self._add(file_version="brain.Event:2")
+            self._add(step=step + 1, session_log=SessionLog(status=SessionLog.START))
+        except OSError:
+            file.unlink(missing_ok=True)
+            raise
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        for key, value in values.items():
-            self._events.add_scalar(key, value, step)
+        scalars = [self._summary.Value(tag=k, simple_value=v) for k, v in values.items()]
+        self._add(step=step, summary=self._summary(value=scalars))
+
+    def _add(self, **fields: Any) -> None:
+        record = self._event(wall_time=time.time(), **fields).SerializeToString()
+        length = struct.pack("<Q", len(record))
+        checked = [part + struct.pack("<I", self._crc(part)) for part in (length, record)]
+        self._file.write(b"".join(checked))
+        self._file.flush()
 
     def close(self) -> None:
-        self._events.close()
+        self._file.close()
 
 
 @register("sinks", "tensorboard")
@@ -44,26 +74,31 @@ def tensorboard(workdir: Path, step: int, /) -> Sink:
 
     TensorBoard itself drops what lies beyond the step that a run goes on from.
     """
-    return _TensorBoard(workdir, step)
+    return _TensorBoard(workdir / "tensorboard", step)
 
 
 class _CSV:
     def __init__(self, file: Path, step: int):
-        rows = []
+        rows = [("step", "metric", "value")]
         if file.exists():
             with file.open(newline="") as old:
-                rows = [row for row in csv.reader(old) if len(row) == 3][1:]
-        self._file = file.open("w", newline="")
-        self._rows = csv.writer(self._file)
-        self._rows.writerow(("step", "metric", "value"))
-        self._rows.writerows(row for row in rows if int(row[0]) <= step)
+                found = [row for row in csv.reader(old) if len(row) == 3][1:]
+            rows += [row for row in found if int(row[0]) <= step]
+        replace(file, _as_csv(rows))
+        self._file = file.open("a", newline="")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        self._rows.writerows((step, key, value) for key, value in values.items())
+        self._file.write(_as_csv((step, key, value) for key, value in values.items()))
         self._file.flush()
 
     def close(self) -> None:
         self._file.close()
+
+
+def _as_csv(rows: Iterable[Iterable[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    return text.getvalue()
 
 
 @register("sinks", "csv")

@@ -10,7 +10,7 @@ from jaxdl.train.gradients import Taker, scaled, whole
 from jaxdl.train.precision import LossScale, next_scale
 from jaxdl.train.sharding import replicated
 from jaxdl.train.state import TrainState
-from jaxdl.types import Array, Batch, Metrics, Objective, PyTree
+from jaxdl.types import Array, Batch, Metrics, Objective, PyTree, Run
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
@@ -78,6 +78,25 @@ def make_step(
         return new.replace(step=state.step + 1), metrics
 
     return step
+
+
+def several(step: Step) -> Callable[[TrainState, Run], tuple[TrainState, Metrics]]:
+    """Several steps as one program, for networks whose step is over before it is asked for.
+
+    Metrics are those of all its steps, added up.
+    """
+
+    def steps(state: TrainState, run: Run) -> tuple[TrainState, Metrics]:
+        def body(i: Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
+            state, sums = carry
+            state, metrics = step(state, run.batch(i))
+            return state, jax.tree.map(jnp.add, sums, metrics)
+
+        shapes = jax.eval_shape(lambda s: step(s, run.batch(0))[1], state)
+        sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return jax.lax.fori_loop(0, run.steps, body, (state, sums))
+
+    return steps
 
 
 def _choose(finite: Array, new: TrainState, old: TrainState) -> TrainState:

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 
-from jaxdl.verbs import before, finished, several
+from jaxdl.verbs import before, bench, finished, several
 
 VERBS: dict[str, Callable[[list[str]], int]] = {
+    "bench": bench.bench,
     "evaluate": finished.evaluate,
     "export": finished.export,
     "report": finished.report,
     "summary": finished.summary,
+    "profile": bench.profile,
     "plot-schedule": before.plot_schedule,
     "find-lr": before.find_lr,
     "find-batch-size": before.find_batch_size,

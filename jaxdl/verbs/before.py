@@ -85,8 +85,11 @@ def memory(arguments: list[str]) -> int:
         limit={"type": positive, "metavar": "GIB", "help": "of a device; default: what it has"},
     )
     from jaxdl.assemble import GIB, assemble
-    from jaxdl.memory import advice, limit
+    from jaxdl.memory import advice, limit, placed
 
-    available = int(options.limit * GIB) if options.limit else limit()
-    print(advice(config, assemble(config), available))
+    available, plan = int(options.limit * GIB) if options.limit else limit(), assemble(config)
+    print(advice(config, plan, available))
+    if plan.mesh.size > 1:
+        first, *rows = placed(plan.abstract_state(config.seed))
+        print("\n".join([f"state: {first}", *(f"  {row}" for row in rows)]))
     return 0

@@ -1,0 +1,416 @@
+"""FlashAttention: Fast and Memory-Efficient Exact Attention with IO-Awareness. Dao et al. 2022.
+
+https://arxiv.org/abs/2205.14135. Loops and backward pass: FlashAttention-2. Dao 2023.
+https://arxiv.org/abs/2307.08691. XLA writes the (b n t s) logits to memory, and reads them for
+the softmax, its sum and the next product; here a tile of them lives on the chip, and the softmax
+goes along. Memory is linear in t and s.
+Differs from the papers: a query that sees no key gives zeros; gradients of queries and of keys are
+two kernels, so that no two programs add to the same place.
+
+Of what JAX ships, `jax.nn.dot_product_attention(implementation='cudnn')` is for GPUs and half
+precision, `pallas.ops.gpu.attention` for lengths that divide into tiles, queries and keys alike,
+and `pallas.ops.tpu.flash_attention` for multiples of 128; no two hide keys in the same way, none
+runs on a CPU. This is one kernel for all: compiled by Triton on a GPU and by Mosaic on a TPU,
+interpreted on a CPU, where it shows what it does and is slower than the plain formula. Its bytes,
+registers and occupancy are counted in docs/gpu.md.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_batching import custom_vmap
+from jax.experimental import pallas as pl
+from jax.sharding import AxisType, PartitionSpec
+
+from jaxdl.nn.conv import backend
+from jaxdl.types import Array
+
+
+class Tile(NamedTuple):
+    """What a program holds of the logits at a time; powers of two."""
+
+    queries: int
+    keys: int
+
+
+TILES = {"cpu": Tile(64, 64), "gpu": Tile(64, 64), "tpu": Tile(256, 256)}
+WARPS = 4  # of a program on a GPU
+STAGES = 2  # tiles of keys under way at a time on a GPU
+SMALLEST = 16  # the side of a tile that tensor cores take
+ROOM = 16 * 2**20  # bytes of VMEM that a kernel gets unless it asks
+
+LOWEST = -1e30  # below every logit; finite, so that the difference of two is a number
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def flash_attention(
+    query: Array, key: Array, value: Array, visible: Array | None = None, causal: bool = False
+) -> Array:
+    """softmax(Q K^T / sqrt(h)) V: (b, t, n, h), (b, s, n, h) twice -> (b, t, n, h).
+
+    Products are in the type of `query` and summed in float32, as is the softmax. It has a gradient,
+    but that has none.
+
+    Args:
+        query: n heads of h numbers at t places.
+        key: the same at s places.
+        value: like `key`.
+        visible: (b, s), False hides a key. A query that sees none gives zeros.
+        causal: a place sees itself and what is before it; t and s are the same.
+    """
+    return _with_residuals(query, key, value, visible, causal)[0]
+
+
+def _with_residuals(query: Array, key: Array, value: Array, visible: Array | None, causal: bool):
+    shape = (query.shape[0], key.shape[1])
+    visible = jnp.ones(shape, bool) if visible is None else jnp.broadcast_to(visible, shape)
+    # Added to the logits: 0, or -inf for a key that nobody sees.
+    hidden = jnp.where(visible, 0.0, -jnp.inf)
+    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))  # (b n t h), (b n s h)
+    out, lse = _anywhere(_forward, 2, causal)(q, k, v, hidden)
+    return jnp.swapaxes(out, 1, 2), (q, k, v, hidden, out, lse)
+
+
+def _gradients(causal: bool, residuals: tuple[Array, ...], dout: Array):
+    q, k, v, hidden, out, lse = residuals
+    dout = jnp.swapaxes(dout, 1, 2)
+    # D = rowsum(dO * O)
+    delta = jnp.sum(dout.astype(jnp.float32) * out.astype(jnp.float32), axis=-1)
+    gradients = _anywhere(_backward, 3, causal)(q, k, v, hidden, dout, lse, delta)
+    return *(jnp.swapaxes(g, 1, 2) for g in gradients), None
+
+
+flash_attention.defvjp(_with_residuals, _gradients)
+
+
+# Kernels: one program a tile of rows. In shapes, q and k are the sides of a tile.
+
+
+def _forward_kernel(
+    q_ref, k_ref, v_ref, hidden_ref, out_ref, lse_ref, *, axis, causal, tile, scale
+):
+    row = pl.program_id(axis) * tile.queries
+    q = q_ref[...]
+
+    def read(j, carry):
+        out, largest, total = carry  # (q h), (q 1), (q 1)
+        column = pl.multiple_of(j * tile.keys, tile.keys)
+        keys = pl.ds(column, tile.keys)
+        # S = Q K^T / sqrt(h)
+        s = _product(q, k_ref[keys, :], 1, 1) * scale + hidden_ref[:, keys]
+        s = _masked(s, row, column) if causal else s
+        # m' = max(m, rowmax S);  P = exp(S - m');  l' = e^(m - m') l + rowsum P
+        # O' = e^(m - m') O + P V
+        new = jnp.maximum(largest, jnp.max(s, axis=1, keepdims=True))
+        p = jnp.exp(s - new)
+        shrink = jnp.exp(largest - new)
+        total = total * shrink + jnp.sum(p, axis=1, keepdims=True)
+        out = out * shrink + _product(p.astype(q.dtype), v_ref[keys, :], 1, 0)
+        return out, new, total
+
+    column = jnp.zeros((tile.queries, 1), jnp.float32)
+    start = jnp.zeros(q.shape, jnp.float32), column + LOWEST, column
+    last = k_ref.shape[0]
+    last = jnp.minimum(row + tile.queries, last) if causal else last
+    out, largest, total = lax.fori_loop(0, pl.cdiv(last, tile.keys), read, start)
+    total = jnp.where(total == 0, 1.0, total)
+    # O / l, and L = m + log l, by which the backward pass finds P again
+    out_ref[...] = (out / total).astype(out_ref.dtype)
+    lse_ref[...] = (largest + jnp.log(total)).T
+
+
+def _query_kernel(
+    q_ref,
+    k_ref,
+    v_ref,
+    hidden_ref,
+    dout_ref,
+    lse_ref,
+    delta_ref,
+    dq_ref,
+    *,
+    axis,
+    causal,
+    tile,
+    scale,
+):
+    row = pl.program_id(axis) * tile.queries
+    q, dout = q_ref[...], dout_ref[...]
+    lse, delta = lse_ref[...].T, delta_ref[...].T
+
+    def read(j, dq):
+        column = pl.multiple_of(j * tile.keys, tile.keys)
+        keys = pl.ds(column, tile.keys)
+        k = k_ref[keys, :]
+        # P = exp(S - L);  dP = dO V^T;  dS = P * (dP - D);  dQ = dS K / sqrt(h)
+        s = _product(q, k, 1, 1) * scale + hidden_ref[:, keys]
+        s = _masked(s, row, column) if causal else s
+        dp = _product(dout, v_ref[keys, :], 1, 1)
+        ds = jnp.exp(s - lse) * (dp - delta)
+        return dq + _product(ds.astype(q.dtype), k, 1, 0)
+
+    last = k_ref.shape[0]
+    last = jnp.minimum(row + tile.queries, last) if causal else last
+    start = jnp.zeros(q.shape, jnp.float32)
+    dq = lax.fori_loop(0, pl.cdiv(last, tile.keys), read, start)
+    dq_ref[...] = (dq * scale).astype(dq_ref.dtype)
+
+
+def _key_kernel(
+    q_ref, k_ref, v_ref, hidden_ref, dout_ref, lse_ref, delta_ref, dk_ref, dv_ref,
+    *, axis, causal, tile, scale
+):  # fmt: skip
+    column = pl.program_id(axis) * tile.keys
+    k, v, hidden = k_ref[...], v_ref[...], hidden_ref[...]
+
+    def read(i, carry):
+        dk, dv = carry
+        row = pl.multiple_of(i * tile.queries, tile.queries)
+        queries = pl.ds(row, tile.queries)
+        q, dout = q_ref[queries, :], dout_ref[queries, :]
+        # All transposed, (k q), so that L and D are rows:  dV = P^T dO;  dK = dS^T Q / sqrt(h)
+        s = _product(k, q, 1, 1) * scale + hidden
+        s = _masked(s, row, column, transposed=True) if causal else s
+        p = jnp.exp(s - lse_ref[:, queries])
+        dp = _product(v, dout, 1, 1)
+        ds = p * (dp - delta_ref[:, queries])
+        dv = dv + _product(p.astype(k.dtype), dout, 1, 0)
+        return dk + _product(ds.astype(k.dtype), q, 1, 0), dv
+
+    start = jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32)
+    first = lax.div(column, tile.queries) if causal else 0
+    dk, dv = lax.fori_loop(first, q_ref.shape[0] // tile.queries, read, start)
+    dk_ref[...] = (dk * scale).astype(dk_ref.dtype)
+    dv_ref[...] = dv.astype(dv_ref.dtype)
+
+
+def _product(left: Array, right: Array, contract_left: int, contract_right: int) -> Array:
+    dimensions = (((contract_left,), (contract_right,)), ((), ()))
+    return lax.dot_general(left, right, dimensions, preferred_element_type=jnp.float32)
+
+
+def _masked(s: Array, row: Array, column: Array, transposed: bool = False) -> Array:
+    """-inf where a key comes after its query; `row` and `column` are the first of the tile."""
+    query = row + lax.broadcasted_iota(jnp.int32, s.shape, 1 if transposed else 0)
+    key = column + lax.broadcasted_iota(jnp.int32, s.shape, 0 if transposed else 1)
+    return jnp.where(key <= query, s, -jnp.inf)
+
+
+# Calls, on the arrays of one device. What is cut into tiles is cut along one axis, and a program
+# gets one tile of it; of anything else it gets all that its example and head have.
+
+Cut = tuple[Any, int | None]
+"""An array (b n ...), or its shape, and the axis along which it is cut."""
+
+
+def _forward(q: Array, k: Array, v: Array, hidden: Array, *, causal: bool) -> tuple[Array, Array]:
+    """Output (b n t h) and log of the sum of exponentials (b n t), float32."""
+    b, n, t, h = q.shape
+    tile = _tile(t, k.shape[2])
+    (q,), (k, v), hidden = _padded(tile, [q], [k, v], hidden)
+    out, lse = _run(
+        functools.partial(_forward_kernel, causal=causal, tile=tile, scale=1 / math.sqrt(h)),
+        [(q, 2), (k, None), (v, None), (hidden[:, None, None, :], None)],
+        [(q, 2), (jax.ShapeDtypeStruct((b, n, 1, q.shape[2]), jnp.float32), 3)],
+        side=tile.queries,
+        products=2,
+    )
+    return out[:, :, :t, :h], lse[:, :, 0, :t]
+
+
+def _backward(
+    q: Array,
+    k: Array,
+    v: Array,
+    hidden: Array,
+    dout: Array,
+    lse: Array,
+    delta: Array,
+    *,
+    causal: bool,
+) -> tuple[Array, Array, Array]:
+    """Gradients of q, k and v."""
+    (_, _, t, h), s = q.shape, k.shape[2]
+    tile = _tile(t, s)
+    (q, dout), (k, v), hidden = _padded(tile, [q, dout], [k, v], hidden)
+    # A row that is none has logits of 0, and a gradient of 0.
+    after = ((0, 0), (0, 0), (0, q.shape[2] - t))
+    lse, delta = (jnp.pad(x, after)[:, :, None, :] for x in (lse, delta))
+    static = {"causal": causal, "tile": tile, "scale": 1 / math.sqrt(h)}
+    hidden = hidden[:, None, None, :]
+    (dq,) = _run(
+        functools.partial(_query_kernel, **static),
+        [(q, 2), (k, None), (v, None), (hidden, None), (dout, 2), (lse, 3), (delta, 3)],
+        [(q, 2)],
+        side=tile.queries,
+        products=3,
+    )
+    hidden = jnp.swapaxes(hidden, 2, 3)
+    dk, dv = _run(
+        functools.partial(_key_kernel, **static),
+        [(q, None), (k, 2), (v, 2), (hidden, 2), (dout, None), (lse, None), (delta, None)],
+        [(k, 2), (v, 2)],
+        side=tile.keys,
+        products=4,
+    )
+    return dq[:, :, :t, :h], dk[:, :, :s, :h], dv[:, :, :s, :h]
+
+
+def _tile(t: int, s: int) -> Tile:
+    most = TILES[backend()]
+    fitting = (max(SMALLEST, pl.next_power_of_2(n)) for n in (t, s))
+    return Tile(*map(min, most, fitting))
+
+
+def _padded(
+    tile: Tile, queries: Sequence[Array], keys: Sequence[Array], hidden: Array
+) -> tuple[list[Array], list[Array], Array]:
+    """Whole tiles, and heads of a power of two; keys that are none are hidden."""
+
+    def pad(x: Array, length: int) -> Array:
+        wide = max(SMALLEST, pl.next_power_of_2(x.shape[3])) - x.shape[3]
+        return jnp.pad(x, ((0, 0), (0, 0), (0, -x.shape[2] % length), (0, wide)))
+
+    after = ((0, 0), (0, -hidden.shape[1] % tile.keys))
+    hidden = jnp.pad(hidden, after, constant_values=-jnp.inf)
+    return [pad(x, tile.queries) for x in queries], [pad(x, tile.keys) for x in keys], hidden
+
+
+def _run(
+    kernel: Callable[..., None],
+    inputs: Sequence[Cut],
+    outputs: Sequence[Cut],
+    side: int,
+    products: int,
+) -> Sequence[Array]:
+    """One program for each example, head and tile; the first inputs are q and k.
+
+    Args:
+        kernel: of references to a program's inputs and outputs.
+        inputs: what it reads.
+        outputs: what it writes.
+        side: of what is cut, a program gets so many rows.
+        products: of tiles that it makes, for each pair of them.
+    """
+    where = backend()
+    (q, _), (k, _), *_ = inputs
+    b, n, t, h = q.shape
+    grid = (b, n, outputs[0][0].shape[2] // side)
+
+    def blocks(x: Any, axis: int | None) -> pl.BlockSpec:
+        shape = [None, None, *x.shape[2:]]
+        if axis:
+            shape[axis] = side
+
+        def place(b: Any, n: Any, i: Any) -> tuple[Any, ...]:
+            # What has one head is every head's.
+            return b, n if x.shape[1] > 1 else 0, i if axis == 2 else 0, i if axis == 3 else 0
+
+        return pl.BlockSpec(shape, place if where != "gpu" else lambda i, n, b: place(b, n, i))
+
+    work = products * b * n * t * k.shape[2] / (2 if kernel.keywords["causal"] else 1)
+    given = [x for x, _ in inputs]
+    made = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x, _ in outputs]
+    return pl.pallas_call(
+        # Neighbours should read the same keys. Programs begin side by side on a GPU, the first
+        # axis of the grid quickest, and run one after another on a TPU, the last one quickest.
+        functools.partial(kernel, axis=0 if where == "gpu" else 2),
+        grid=grid[::-1] if where == "gpu" else grid,
+        in_specs=[blocks(*cut) for cut in inputs],
+        out_specs=[blocks(*cut) for cut in outputs],
+        out_shape=made,
+        compiler_params=_compiler(where, [x for x, axis in inputs if axis is None]),
+        cost_estimate=pl.CostEstimate(
+            flops=int(2 * work * h),
+            transcendentals=int(work / products),
+            bytes_accessed=sum(x.size * x.dtype.itemsize for x in [*given, *made]),
+        ),
+        interpret=where == "cpu",
+        name=kernel.func.__name__.strip("_"),
+    )(*given)
+
+
+def _compiler(where: str, whole: Sequence[Array]) -> Any:
+    """Settings for a backend; on a TPU, what a program gets `whole` must find room on the chip."""
+    if where == "cpu":
+        return None
+    # Imported here: a tenth of a second that only this backend needs.
+    if where == "gpu":
+        from jax.experimental.pallas import triton as pltriton
+
+        return pltriton.CompilerParams(num_warps=WARPS, num_stages=STAGES)
+    from jax.experimental.pallas import tpu as pltpu
+
+    # In registers of (8, 128), and twice: the next head's arrive while this one is at work.
+    sizes = (pl.cdiv(x.shape[2], 8) * pl.cdiv(x.shape[3], 128) * x.dtype.itemsize for x in whole)
+    room = 2 * 8 * 128 * sum(sizes)
+    limit = None if room < ROOM // 2 else room + ROOM
+    return pltpu.CompilerParams(dimension_semantics=("parallel",) * 3, vmem_limit_bytes=limit)
+
+
+# Arrays on many devices, and many at once
+
+
+# The axes of a mesh that split examples and heads; see train/sharding.py and nn/layout.py.
+OF_EXAMPLES, OF_HEADS = ("data", "fsdp"), "tensor"
+
+
+@functools.cache
+def _anywhere(function: Callable[..., Any], outputs: int, causal: bool) -> Callable[..., Any]:
+    """`function` on arrays (b n ...) that devices share by b and n, also under `vmap`.
+
+    Args:
+        function: of arrays on one device; `hidden` has no heads.
+        outputs: how many arrays it gives.
+        causal: its own argument.
+    """
+    alone = functools.partial(function, causal=causal)
+
+    @custom_vmap
+    def call(*arrays: Array) -> Any:
+        mesh = jax.typeof(arrays[0]).sharding.mesh
+        kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+        free = {axis for axis, kind in kinds if kind != AxisType.Manual}
+        if all(mesh.shape[axis] == 1 for axis in free):
+            return alone(*arrays)
+        # A compiler cannot look into a kernel to split it, so each device is told to do its own.
+        sizes = {axis: mesh.shape[axis] for axis in free}
+        split = PartitionSpec(*_split(sizes, *arrays[0].shape[:2]))
+        specs = tuple(split if x.ndim > 2 else PartitionSpec(split[0]) for x in arrays)
+        shared = jax.shard_map(
+            alone,
+            mesh=mesh,
+            in_specs=specs,
+            out_specs=(split,) * outputs,
+            axis_names=free,
+            check_vma=False,
+        )
+        return shared(*arrays)
+
+    @call.def_vmap
+    def one_more_axis(size, is_batched, *arrays):
+        # (p b ...) -> (pb ...)
+        whole = (
+            x if batched else jnp.broadcast_to(x, (size, *x.shape))
+            for x, batched in zip(arrays, is_batched, strict=True)
+        )
+        given = call(*(x.reshape(-1, *x.shape[2:]) for x in whole))
+        apart = jax.tree.map(lambda y: y.reshape(size, -1, *y.shape[1:]), given)
+        return apart, jax.tree.map(lambda _: True, given)
+
+    return call
+
+
+def _split(sizes: Mapping[str, int], examples: int, heads: int) -> tuple[Any, str | None]:
+    """The axes that examples and heads are split over: those that are there and divide them."""
+    over, left = (), examples
+    for axis in OF_EXAMPLES:
+        if axis in sizes and not left % sizes[axis]:
+            over, left = (*over, axis), left // sizes[axis]
+    divides = OF_HEADS in sizes and not heads % sizes[OF_HEADS]
+    return over or None, OF_HEADS if divides else None

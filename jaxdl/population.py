@@ -1,0 +1,403 @@
+"""Many runs in one program: each seed with each combination of values, as members of a population.
+
+The step is that of a single run under `vmap`; members lie side by side along axis 0 of the state,
+and over the devices where there are several. A member's numbers are those of the run that it would
+be alone, up to rounding. What a value decides is traced anew with the value as an argument, so any
+number that a part takes can vary, unless it decides how the program is built.
+
+Each member leaves a run directory of its own in `members/`, which everything later can read.
+"""
+
+import contextlib
+import functools
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxdl import registry, tree
+from jaxdl import run as single
+from jaxdl.assemble import Plan, assemble
+from jaxdl.config import Config
+from jaxdl.data.pipeline import evaluation_batches
+from jaxdl.data.prefetch import Batches
+from jaxdl.data.runs import run_spec, train_runs
+from jaxdl.errors import UserError
+from jaxdl.members import Member, better_half, check, members_of, survivors, table, varied
+from jaxdl.memory import ran_out
+from jaxdl.session import Session
+from jaxdl.train import hosts, rundir
+from jaxdl.train.checkpoint import Checkpoints, Restored
+from jaxdl.train.evaluate import Totals, lagged
+from jaxdl.train.hooks import TrainLog
+from jaxdl.train.journal import Journal
+from jaxdl.train.members import MembersLog
+from jaxdl.train.sharding import AXES, replicated
+from jaxdl.train.signals import Interrupted, Stopping, stop_signals
+from jaxdl.train.state import TrainState, new_state
+from jaxdl.train.step import Step, several
+from jaxdl.train.watchdog import watchdog
+from jaxdl.types import Array, Batch, Metrics, PyTree, mask_of
+
+
+def run(config: Config, workdir: Path) -> list[dict[str, Any]]:
+    """Train all members in `workdir`, going on where they were stopped.
+
+    Returns:
+        A row for each member, the best first: its name, values, steps and last measurements.
+
+    Raises:
+        UserError: the config, the data or the directory cannot be used.
+        Interrupted: a signal came; all states are saved and the same call goes on from them.
+    """
+    check(config)
+    members = members_of(config)
+    plan = assemble(members[0].config, mesh=_mesh_of(1))
+    with stop_signals() as stop:
+        rundir.claim(workdir, config)
+        manifest = rundir.Manifest(workdir, members=len(members), steps=plan.steps)
+        with Population(config, plan, workdir, stop) as population:
+            state, extra = population.start()
+            _introduce(population, state)
+            try:
+                with watchdog(config.hang_after, hosts.name()) as stop.passing:
+                    state, _ = single.train(population, state, extra)
+                    while population.step_of(state) < plan.steps:
+                        state = population.halve(state)
+                        state, _ = single.train(population, state, {})
+                    rows = conclude(population, state)
+                stop.end()
+            except Stopping:
+                raise Interrupted(stop.caught, population.step_of(state)) from None
+            except Interrupted as end:
+                manifest.update(status=str(end))
+                raise
+            except jax.errors.JaxRuntimeError as error:
+                if not ran_out(error):
+                    raise
+                raise UserError(
+                    f"out of memory with {len(population.alive)} members at once: take fewer of "
+                    "them (config.population), or a smaller config.data.batch_size"
+                ) from error
+        manifest.update(status="finished")
+    print("\n".join(table(rows)))
+    print(f"run directories  {workdir / 'members'}")
+    return rows
+
+
+def _introduce(population: "Population", state: TrainState) -> None:
+    config, plan, n = population.config, population.single, len(population.alive)
+    total = tree.count(state.params)
+    print(f"jaxdl  {config.model.name}, {n} members of {total // n:,} parameters")
+    for member in (population.members[i] for i in population.alive):
+        values = "  ".join(f"{path}={value:g}" for path, value in member.values.items())
+        print(f"  {member.name}  seed {member.config.seed}  {values}".rstrip())
+    print(f"  steps {plan.steps:,}, {population.step_of(state):,} of them done", flush=True)
+
+
+def _mesh_of(members: int) -> Mesh:
+    """As many devices as hold equal numbers of members."""
+    devices = jax.devices()
+    size = max(d for d in range(1, len(devices) + 1) if members % d == 0)
+    shape = (size, *[1] * (len(AXES) - 1))
+    kinds = (AxisType.Auto,) * len(AXES)
+    return Mesh(np.asarray(devices[:size]).reshape(shape), AXES, axis_types=kinds)
+
+
+class Population(Session):
+    """A plan at work for many members; what `run.train` asks of a session, it answers for all."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.members = members_of(self.config)
+        self.alive = list(range(len(self.members)))
+        self.single = self.plan
+        """The plan of one member."""
+        halve = self.config.population.halve
+        period = self.plan.to_steps(halve) if halve is not None else self.plan.steps
+        self.rounds = range(max(1, period), self.single.steps, max(1, period))
+        if self.rounds and "validation" not in self.plan.splits:
+            raise UserError("config.population.halve needs a split in config.data.validation")
+        self.folders = [self.workdir / "members" / m.name for m in self.members]
+        self.manifests: list[rundir.Manifest] = []
+        self.journals: list[Journal] = []
+
+    def __exit__(self, *_: Any) -> None:
+        self.checkpoints.close()
+        for journal in self.journals:
+            journal.close()
+
+    # The state of all
+
+    def start(self) -> Restored:
+        """The newest sound checkpoint of all members that were left then, or else fresh states."""
+        monitor, mode = self.config.evaluation.monitor, self.config.evaluation.mode
+        rundirs = zip(self.folders, self.members, strict=True)
+        for folder, member in rundirs:
+            rundir.claim(folder, member.config)
+        histories = [Journal(f, step=2**62, writes=False).series(monitor) for f in self.folders]
+
+        def like(step: int) -> TrainState:
+            self.alive = survivors(histories, self.rounds, step, mode)
+            return self._abstract()
+
+        found = self.checkpoints.restore_newest(like)
+        if found is None:
+            self.alive = list(range(len(self.members)))
+            found = Restored(self._first(), {})
+        step = int(found.state.step[0])
+        self.alive = survivors(histories, self.rounds, step, mode)
+        sinks = [registry.bind("sinks", part) for part in self.config.log.sinks]
+        self.journals = [Journal(folder, step=step, sinks=sinks) for folder in self.folders]
+        count = tree.count(found.state.params) // len(self.alive)
+        self.manifests = [
+            rundir.Manifest(folder, **single.facts(self.single, member.config), parameters=count)
+            for folder, member in zip(self.folders, self.members, strict=True)
+        ]
+        # A round that ends here has not been judged yet.
+        self.plan = self._plan(step - 1)
+        return found
+
+    def step_of(self, state: TrainState) -> int:
+        """Steps done, the same for all members."""
+        return int(state.step[0])
+
+    def _plan(self, step: int) -> Plan:
+        """Of the round that follows a step."""
+        ends = [end for end in self.rounds if end > step] if len(self.alive) > 1 else []
+        phases = [(start, self._together(i)) for i, (start, _) in enumerate(self.single.phases)]
+        end = min(ends, default=self.single.steps)
+        return self.single._replace(steps=end, phases=tuple(phases), mesh=self._mesh())
+
+    def _mesh(self) -> Mesh:
+        return _mesh_of(len(self.alive))
+
+    def _places(self, state: PyTree) -> PyTree:
+        place = NamedSharding(self._mesh(), PartitionSpec(AXES[0]))
+        return jax.tree.map(lambda _: place, state)
+
+    def _values(self) -> dict[str, np.ndarray]:
+        """Path to the values of the members that are left, (n,) float32."""
+        return {
+            path: np.asarray([self.members[i].values[path] for i in self.alive], np.float32)
+            for path in self.config.population.grid
+        }
+
+    def _seeds(self) -> list[int]:
+        return [self.members[i].config.seed for i in self.alive]
+
+    def _planned(self, values: Mapping[str, Array]) -> Plan:
+        """The plan of a member whose values are traced."""
+        config = varied(self.members[0].config, values)
+        return assemble(config, self.single.splits, self.single.mesh)
+
+    @contextlib.contextmanager
+    def _one_program(self) -> Iterator[None]:
+        try:
+            yield
+        except jax.errors.ConcretizationTypeError as error:
+            raise UserError(
+                f"a value of {', '.join(self.config.population.grid)} decides how the program is "
+                "built, and cannot vary within one: vary it by `jaxdl trials`"
+            ) from error
+
+    def _fresh(self, values: Mapping[str, Array], seed: Array) -> TrainState:
+        plan = self._planned(values)
+        spec = plan.batch_spec(1)
+        return new_state(plan.objective, plan.tx, jax.random.key(seed), spec, plan.keeps)
+
+    def _all_fresh(self) -> TrainState:
+        with self._one_program():
+            return jax.vmap(self._fresh)(self._values(), np.asarray(self._seeds(), np.uint32))
+
+    def _first(self) -> TrainState:
+        shapes = jax.eval_shape(self._all_fresh)
+        return jax.jit(self._all_fresh, out_shardings=self._places(shapes))()
+
+    def _abstract(self) -> TrainState:
+        shapes = jax.eval_shape(self._all_fresh)
+        return jax.tree.map(
+            lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place),
+            shapes,
+            self._places(shapes),
+        )
+
+    # The program
+
+    def _orders(self) -> tuple[list[int], np.ndarray | None]:
+        """Seeds of the orders of examples, and which of them each member follows; None: the one."""
+        seeds = self._seeds()
+        orders = sorted(set(seeds))
+        return orders, np.asarray([orders.index(s) for s in seeds]) if len(orders) > 1 else None
+
+    def _together(self, phase: int) -> Step:
+        """The step of all members: batches have an order of examples a row."""
+        values, (_, which) = self._values(), self._orders()
+
+        def step(states: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+            def one(state: TrainState, own: Mapping[str, Array], order: Array | None):
+                mine = {k: x[0 if order is None else order] for k, x in batch.items()}
+                return self._planned(own).phases[phase][1](state, mine)
+
+            axes = (0, 0, None if which is None else 0)
+            with self._one_program():
+                return jax.vmap(one, in_axes=axes)(states, values, which)
+
+        return step
+
+    def program(self, step: Step) -> tuple[Callable[..., Any], PyTree]:
+        """Several steps of all members, and the shapes of what they are called with."""
+        return several(step), run_spec(**self._runs())
+
+    def batches(self, start: int) -> Batches:
+        """What the program is called with, from step `start` to the end of the round."""
+        return train_runs(
+            **self._runs(), runs=self.turns(start), prefetch=self.config.data.prefetch
+        )
+
+    def _runs(self) -> dict[str, Any]:
+        whole = replicated(self._mesh())
+        return super()._runs() | {"sharding": whole, "seed": self._orders()[0]}
+
+    # What is measured
+
+    def train_log(
+        self, begun: int, extra: Mapping[str, Any], waited: Callable[[], float]
+    ) -> MembersLog:
+        """A log for each member that is left."""
+        windows = extra.get("window") or [None] * len(self.alive)
+        journals = [self.journals[i] for i in self.alive]
+        facts = self.log_facts(begun, waited)
+        logs = [
+            TrainLog(
+                journal,
+                **facts | {"schedule": self._schedule(self.members[i]), "shows": False},
+                window=window,
+                max_skipped=sys.maxsize,
+            )
+            for i, journal, window in zip(self.alive, journals, windows, strict=True)
+        ]
+        return MembersLog(
+            logs, journals, every=facts["every"], end=facts["total"], total=self.single.steps
+        )
+
+    def _schedule(self, member: Member) -> Callable[[int], float]:
+        return assemble(member.config, self.single.splits, self.single.mesh).schedule
+
+    def evaluate(
+        self, state: TrainState, role: str, weights: tuple[PyTree, PyTree] | None = None
+    ) -> dict[str, float]:
+        """Measure a split for each member, write it to its journal; quartiles of each metric."""
+        data, mesh = self.config.data, self._mesh()
+        batches = evaluation_batches(
+            self.single.splits[role],
+            batch_size=data.evaluation_batch_size,
+            sharding=replicated(mesh),
+            prefetch=data.prefetch,
+            threads=data.threads,
+        )
+        totals = [Totals(self.single.metrics) for _ in self.alive]
+        with contextlib.closing(batches):
+            measured = (self._measured(state, batch) for batch in self.stop.between(batches))
+            for found, mask in lagged(measured):
+                for i, total in enumerate(totals):
+                    total.add(jax.tree.map(lambda x, i=i: x[i], found), mask)
+        rows = [
+            {f"{role}/{k}": float(v) for k, v in total.values().items() if np.ndim(v) == 0}
+            for total in totals
+        ]
+        for i, row in zip(self.alive, rows, strict=True):
+            self.journals[i].write(self.step_of(state), row)
+        return {f"{key} (median)": float(np.nanmedian([r[key] for r in rows])) for key in rows[0]}
+
+    @functools.cached_property
+    def _measured(self) -> Callable[[TrainState, Batch], tuple[PyTree, Array]]:
+        metrics = self.single.metrics
+
+        @jax.jit
+        def measured(states: TrainState, values: Mapping[str, Array], batch: Batch):
+            def one(state: TrainState, own: Mapping[str, Array]) -> PyTree:
+                params, variables = state.weights(self.config.evaluation.average)
+                outputs = self._planned(own).objective.predict(params, variables, batch)
+                return {name: metric.sums(outputs, batch) for name, metric in metrics.items()}
+
+            with self._one_program():
+                return jax.vmap(one)(states, values), mask_of(batch)
+
+        return lambda states, batch: measured(states, self._values(), batch)
+
+    def has_stopped(self) -> bool:
+        """Never: members are left behind between rounds."""
+        return False
+
+    def has_improved(self) -> bool:
+        """Only the newest checkpoints of a population are kept."""
+        return False
+
+    def lines(self) -> list[dict[str, Any]]:
+        """What was measured so far, of all members that are left."""
+        return [line for i in self.alive for line in self.journals[i].lines]
+
+    def history(self) -> list[tuple[int, float]]:
+        """No one number is monitored."""
+        return []
+
+    # Rounds, and what members leave
+
+    def halve(self, state: TrainState) -> TrainState:
+        """Leave the worse half behind, as they are; the others' state, over devices anew."""
+        step, mode = self.step_of(state), self.config.evaluation.mode
+        monitor = self.config.evaluation.monitor
+        values = [dict(j.series(monitor)).get(step, math.nan) for j in self.journals]
+        kept = better_half(self.alive, values, mode)
+        self.leave(state, [i for i in self.alive if i not in kept], f"left behind at step {step}")
+        rows = np.asarray([self.alive.index(i) for i in kept])
+        self.alive = kept
+        state = jax.tree.map(
+            lambda x, place: jax.device_put(x[rows], place), state, self._places(state)
+        )
+        self.plan = self._plan(step)
+        return state
+
+    def leave(self, state: TrainState, which: Sequence[int], status: str) -> None:
+        """Write members' states into their own directories."""
+        step, keep = self.step_of(state), self.config.checkpoint
+        for i in which:
+            member, row = self.members[i], self.alive.index(i)
+            own = jax.tree.map(lambda x, row=row: x[row], state)
+            with Checkpoints(self.folders[i] / "checkpoints", keep_latest=keep.keep_latest) as c:
+                if step not in c.steps():
+                    c.save(step, own, None, {})
+            self.manifests[i].update(status=status, values=member.values)
+
+    def standing(self) -> list[dict[str, Any]]:
+        """Each member with the last of what was measured of it, the best first."""
+        monitor, mode = self.config.evaluation.monitor, self.config.evaluation.mode
+        rows = []
+        for member, journal in zip(self.members, self.journals, strict=True):
+            last = {k: v for line in journal.lines for k, v in line.items() if "/" in k}
+            shown = {k: v for k, v in last.items() if not k.startswith("train/")}
+            steps = max((line["step"] for line in journal.lines), default=0)
+            rows.append(
+                {"member": member.name, "seed": member.config.seed, **member.values, "step": steps}
+                | shown
+            )
+        sign = 1 if mode == "min" else -1
+        worst = lambda row: row.get(monitor) is None
+        return sorted(rows, key=lambda r: (-r["step"], worst(r), sign * (r.get(monitor) or 0)))
+
+
+def conclude(population: Population, state: TrainState) -> list[dict[str, Any]]:
+    """Measure the members that are left on the test split, let each leave what it has."""
+    if "test" in population.single.splits:
+        population.evaluate(state, "test")
+    population.leave(state, population.alive, "finished")
+    rows = population.standing()
+    rundir.replace(population.workdir / "members.json", json.dumps(rows, indent=2) + "\n")
+    return rows

@@ -1,0 +1,92 @@
+"""Digests of a state's leaves: 64 bits each, computed where the leaf lives.
+
+The same however a leaf is sharded, and no leaf travels to a host for it.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxdl import tree
+from jaxdl.train.sharding import fetch
+from jaxdl.types import Array, PyTree
+
+# Leaves that are smaller are stacked, a shape at a time: a kernel for each would cost seconds of
+# compilation, and copying them costs nothing.
+STACK_BELOW = 2**14
+
+
+def digests(state: PyTree) -> dict[str, str]:
+    """Leaf name to its type, its shape and 64 bits of its contents in hexadecimal."""
+    return start(state)()
+
+
+def start(state: PyTree) -> Callable[[], dict[str, str]]:
+    """Begin to compute the digests: what this returns waits for them.
+
+    The state may be donated as soon as this has returned.
+    """
+    leaves, structure = jax.tree.flatten(state)
+    kinds = [(x.dtype, list(x.shape)) for x in leaves]
+    sums, order = _sums(leaves), [i for group in _groups(leaves) for i in group]
+
+    def wait() -> dict[str, str]:
+        rows = dict(zip(order, fetch(sums).tolist(), strict=True))
+        names = tree.flatten(jax.tree.unflatten(structure, range(len(kinds))))
+        return {name: "{}{}:{:08x}{:08x}".format(*kinds[i], *rows[i]) for name, i in names.items()}
+
+    return wait
+
+
+@jax.jit
+def _sums(leaves: list[Array]) -> Array:
+    """(leaves, 2): both sums of each leaf, in the order of the groups."""
+    bits = [_bits(x) for x in leaves]
+    stacks = [jnp.stack([bits[i] for i in group]) for group in _groups(leaves)]
+    return jnp.concatenate([_digest(stack) for stack in stacks])
+
+
+def _groups(leaves: list[Array]) -> list[list[int]]:
+    """Positions of leaves that are digested together: small ones of one shape and type."""
+    groups: dict[object, list[int]] = {}
+    for i, x in enumerate(leaves):
+        groups.setdefault((x.shape, x.dtype) if x.size < STACK_BELOW else i, []).append(i)
+    return list(groups.values())
+
+
+def _digest(bits: Array) -> Array:
+    """(n, 2): two sums over each row's bits, each times an odd number that depends on its place.
+
+    An odd factor is invertible modulo 2^32, so one changed element always changes the sums; two
+    exchanged ones meet different factors. Integer sums are exact in any order, hence any sharding.
+    """
+    place, stride = jnp.zeros(bits.shape, jnp.uint32), 1
+    for axis in range(bits.ndim - 1, 0, -1):
+        place += jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis) * jnp.uint32(stride)
+        stride *= bits.shape[axis]
+    seeds = (0x9E3779B9, 0x7F4A7C15)
+    factors = [_mix(place ^ jnp.uint32(seed)) | jnp.uint32(1) for seed in seeds]
+    # Both sums in one reduction: XLA's CPU backend makes it a vector loop, 20 times as fast.
+    zero, add = jnp.uint32(0), lambda a, b: (a[0] + b[0], a[1] + b[1])
+    products = tuple(bits * f for f in factors)
+    return jnp.stack(jax.lax.reduce(products, (zero, zero), add, range(1, bits.ndim)), axis=-1)
+
+
+def _bits(x: Array) -> Array:
+    """The bits of each element as 32-bit integers; a last axis of 2 where it has 64."""
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        x = jax.random.key_data(x)
+    if x.dtype == jnp.bool_:
+        return x.astype(jnp.uint32)
+    if x.dtype.itemsize == 8:
+        return jax.lax.bitcast_convert_type(x, jnp.uint32)
+    unsigned = jnp.dtype(f"uint{8 * x.dtype.itemsize}")
+    return jax.lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32)
+
+
+def _mix(x: Array) -> Array:
+    """A finaliser of MurmurHash3: every bit of the place reaches every bit of the factor."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)

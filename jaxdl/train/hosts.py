@@ -1,0 +1,179 @@
+"""Several processes as one run: where this one stands, whether all are there, what they agree on.
+
+`jax.distributed` aborts a start that lacks a process, and names nobody. So all meet before it, at
+the port below the coordinator's, where who is missing, surplus or different is named. The line to
+the others then stays open: see `line.py`.
+"""
+
+import contextlib
+import os
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from jaxdl.errors import UserError
+from jaxdl.train.line import Line
+
+# JAX is imported where it is used: signals, which need this file, are listened to before that.
+
+_line: Line | None = None
+
+
+class Place(NamedTuple):
+    """Where a process stands among those of a run."""
+
+    host: str
+    """of process 0"""
+    port: int
+    """of JAX's coordinator there; the port below it is used too"""
+    processes: int
+    process: int
+
+
+def several() -> bool:
+    """Whether this process is one of several."""
+    return _line is not None
+
+
+def leads() -> bool:
+    """Whether this process is the one that prints and writes files."""
+    return _line is None or _line.process == 0
+
+
+def name() -> str:
+    """This process among several, its host and its pid; empty where it is the only one."""
+    return _line.name if _line else ""
+
+
+def send(notice: str, value: Any) -> None:
+    """Say something to the processes of the run, and go on."""
+    _line.send(notice, value)
+
+
+def gather(name: str, value: Any) -> list[Any]:
+    """What all processes gave under this name, by process; waits for them. It must be JSON."""
+    return _line.gather(name, value) if _line else [value]
+
+
+def exit(status: int) -> None:
+    """End the program at once."""
+    if _line:
+        _line.exit(status)
+    sys.stdout.flush()
+    os._exit(status)
+
+
+def find_place(
+    coordinator: str | None, processes: int | None, process: int | None, timeout: float
+) -> Place:
+    """Where this process stands: what is given here, else what the cluster says.
+
+    Args:
+        coordinator: 'HOST:PORT'; or the environment's JAX_COORDINATOR_ADDRESS.
+        processes: how many there are.
+        process: number of this one.
+        timeout: seconds that a cluster may take to answer.
+
+    Raises:
+        UserError: something is neither given nor found, or makes no sense.
+    """
+    coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
+    if None in (coordinator, processes, process):
+        # What jax.distributed.initialize() itself asks: TPU pods, SLURM, Open MPI, Kubernetes.
+        from jax._src.clusters import ClusterEnv
+
+        try:
+            coordinator, processes, process, _ = ClusterEnv.auto_detect_unset_distributed_params(
+                coordinator, processes, process, None, None, int(timeout)
+            )
+        except Exception as error:  # each cluster fails in its own way
+            raise UserError(f"cannot find this process's place in the cluster: {error}") from error
+    given = {"--coordinator": coordinator, "--processes": processes, "--process": process}
+    unknown = [option for option, value in given.items() if value is None]
+    if unknown:
+        raise UserError(
+            f"no cluster was found (TPU pod, SLURM, Open MPI, Kubernetes): say {', '.join(unknown)}"
+        )
+    host, _, port = coordinator.rpartition(":")
+    if not (host and port.isdecimal() and 2 <= int(port) < 2**16):
+        raise UserError(f"--coordinator '{coordinator}' is not HOST:PORT")
+    if not 0 <= process < processes:
+        raise UserError(f"process {process} is surplus: there are 0 to {processes - 1}")
+    return Place(host.strip("[]"), int(port), processes, process)
+
+
+@contextlib.contextmanager
+def joined(
+    place: Place, facts: Mapping[str, Any], *, timeout: float, heartbeat: float
+) -> Iterator[None]:
+    """Start together with all processes, and end together; nothing of JAX may run before.
+
+    A process that fails in here ends the program, and with it all others, with its own status.
+
+    Args:
+        place: of this process.
+        facts: what must be equal in all of them, as JSON has it.
+        timeout: seconds until all must be there.
+        heartbeat: seconds after which JAX itself gives up a process, with SIGABRT.
+
+    Raises:
+        UserError: says which processes are missing, surplus or different.
+    """
+    global _line
+    import jax
+
+    line = Line(place.host, place.port - 1, place.process, place.processes, timeout)
+    names = line.start({"jax": jax.__version__, **_flat(facts)})
+    _line = line
+    try:
+        _initialize(place, timeout, heartbeat)
+        _check_devices(names)
+        yield
+    except Exception as error:
+        status = 2 if isinstance(error, UserError) else getattr(error, "exit_status", 1)
+        if status == 1:
+            # A collective fails where a process is gone; the line says so, and ends the program.
+            time.sleep(1)
+            traceback.print_exc()
+        else:
+            print(f"error: {error}", file=sys.stderr)
+        line.fail(status, f"{type(error).__name__ if status == 1 else ''} {error}".strip())
+    line.leave()
+    _line = None
+    jax.distributed.shutdown()
+
+
+def _initialize(place: Place, timeout: float, heartbeat: float) -> None:
+    import jax
+
+    # It would take SIGTERM for itself, and looks for it once a second.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(
+            f"{place.host}:{place.port}",
+            place.processes,
+            place.process,
+            initialization_timeout=int(timeout),
+            heartbeat_timeout_seconds=int(heartbeat),
+        )
+    except RuntimeError as error:
+        raise UserError(f"jax.distributed cannot start: {error}") from error
+
+
+def _check_devices(names: list[str]) -> None:
+    import jax
+
+    counts = Counter(device.process_index for device in jax.devices())
+    for process, name in enumerate(names):
+        if counts[process] != counts[0]:
+            raise UserError(f"{name} has {counts[process]} devices, process 0 has {counts[0]}")
+
+
+def _flat(tree: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict) or not tree:
+        return {path: tree}
+    inside = (_flat(value, f"{path}.{key}".strip(".")) for key, value in tree.items())
+    return {name: value for part in inside for name, value in part.items()}

@@ -1,0 +1,174 @@
+"""This process's line to the others of a run: what all get to know, and who is gone.
+
+JAX ends a program with SIGABRT minutes after it lost a process, and names none. Here the others
+learn of it as soon as the connection breaks, say who it was, and leave with a status that a
+supervisor can act on. While all is well, nothing is sent.
+"""
+
+import contextlib
+import json
+import os
+import queue
+import socket
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jaxdl.errors import UserError
+
+LOST = 74  # EX_IOERR of sysexits.h: a process is gone or hangs; a new start goes on
+GRACE = 5.0  # seconds in which a process may fail by itself, once another one has failed
+
+_handlers: dict[str, Callable[[Any], None]] = {}
+
+
+def on(name: str, handler: Callable[[Any], None]) -> None:
+    """Have `handler(value)` called, in a thread, when a message of that name comes."""
+    _handlers[name] = handler
+
+
+class Line:
+    """A connection to the desk of process 0, which process 0 keeps too.
+
+    Args:
+        host: of process 0.
+        port: that process 0 listens at.
+        process: number of this one.
+        processes: how many there are.
+        timeout: seconds until all must be there.
+
+    Raises:
+        UserError: process 0 cannot be reached, or cannot listen.
+    """
+
+    def __init__(self, host: str, port: int, process: int, processes: int, timeout: float):
+        self.process, self._timeout = process, timeout
+        self.name = f"process {process} ({socket.gethostname()}, pid {os.getpid()})"
+        self._desk = _keep_desk(port, processes, timeout) if process == 0 else None
+        self._given: defaultdict[str, queue.Queue] = defaultdict(queue.Queue)
+        self._closed, self._sending = threading.Event(), threading.Lock()
+        self._connection = _connected(host, port, timeout)
+        self._write({"process": process, "name": self.name, "processes": processes})
+        threading.Thread(target=self._read, name="jaxdl-line", daemon=True).start()
+
+    def start(self, facts: Mapping[str, Any]) -> list[str]:
+        """Wait until all processes are there; their names.
+
+        Raises:
+            UserError: says which are missing or surplus, or whose facts are not those of process 0.
+        """
+        self.send("start", dict(facts))
+        try:
+            # The desk knows who is missing, so it speaks first.
+            answer = self._given["start"].get(timeout=self._timeout + GRACE)
+        except queue.Empty:
+            answer = "process 0 does not answer: is another program listening there?"
+        if isinstance(answer, str):
+            self._closed.set()
+            raise UserError(answer)
+        return answer
+
+    def send(self, name: str, value: Any) -> None:
+        """Say something, and go on."""
+        self._write([name, value])
+
+    def gather(self, name: str, value: Any) -> list[Any]:
+        """What all processes gave under this name, by process; waits for them."""
+        self.send(name, value)
+        return self._given[name].get()
+
+    def leave(self) -> None:
+        """Come to the end together with all others."""
+        self.gather("end", None)
+        self._closed.set()
+
+    def fail(self, status: int, reason: str) -> None:
+        """End the program; the others follow with the same status, and say why."""
+        with contextlib.suppress(OSError):
+            self.send("failed", {"status": status, "reason": f"{self.name}: {reason}"})
+        self.exit(status)
+
+    def exit(self, status: int) -> None:
+        """End the program at once; process 0 after the others, whom its end would abort."""
+        self._closed.set()
+        deadline = time.monotonic() + GRACE + 1
+        while self._desk and self._desk.connected > 1 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+    def _write(self, message: Any) -> None:
+        with self._sending:
+            self._connection.sendall(json.dumps(message).encode() + b"\n")
+
+    def _read(self) -> None:
+        started = False
+        with contextlib.suppress(OSError):
+            for text in self._connection.makefile():
+                name, value = json.loads(text)
+                started |= name == "start"
+                if name == "refused":
+                    self._given["start"].put(value)
+                elif name == "lost":
+                    self._part(LOST, f"{value} is gone")
+                elif name == "failed":
+                    threading.Timer(GRACE, self._part, (value["status"], value["reason"])).start()
+                elif name in _handlers:
+                    _handlers[name](value)
+                else:
+                    self._given[name].put(value)
+        if started:
+            self._part(LOST, "process 0 is gone")
+        self._given["start"].put("process 0 left before all had started")
+
+    def _part(self, status: int, reason: str) -> None:
+        if not self._closed.is_set():
+            print(f"error: {reason}", file=sys.stderr, flush=True)
+            self.exit(status)
+
+
+def _keep_desk(port: int, processes: int, timeout: float) -> Any:
+    from jaxdl.train.desk import Desk  # asyncio, which one process needs
+
+    both = socket.has_dualstack_ipv6()
+    try:
+        listening = socket.create_server(
+            ("", port), family=socket.AF_INET6 if both else socket.AF_INET, dualstack_ipv6=both
+        )
+    except OSError as error:
+        raise UserError(f"process 0 cannot listen at port {port}: {error.strerror}") from error
+    _notice_silence(listening)
+    desk = Desk(processes, timeout)
+    threading.Thread(target=desk.keep, args=(listening,), name="jaxdl-desk", daemon=True).start()
+    return desk
+
+
+def _connected(host: str, port: int, timeout: float) -> socket.socket:
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            connection = socket.create_connection((host, port), timeout=GRACE)
+            # A port in the range of clients' own may be connected to itself.
+            if connection.getsockname() != connection.getpeername():
+                connection.settimeout(None)
+                _notice_silence(connection)
+                return connection
+            connection.close()
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"process 0 cannot be reached at {host}:{port} within {timeout:g} s: {error}"
+                ) from error
+        time.sleep(0.2)
+
+
+def _notice_silence(connection: socket.socket) -> None:
+    """A host without power or network breaks the connection in half a minute."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4)):
+        if hasattr(socket, option):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
