@@ -129,11 +129,8 @@ class Population(Session):
         self.journals: list[Journal] = []
 
     def __exit__(self, *_: Any) -> None:
-        self.checkpoints.close()
-        for journal in self.journals:
-            journal.close()
-
-    # The state of all
+        for writer in (self.checkpoints, *self.journals):
+            writer.close()
 
     def start(self) -> Restored:
         """The newest sound checkpoint of all members that were left then, or else fresh states."""
@@ -228,8 +225,6 @@ class Population(Session):
             self._places(shapes),
         )
 
-    # The program
-
     def _orders(self) -> tuple[list[int], np.ndarray | None]:
         """Seeds of the orders of examples, and which of them each member follows; None: the one."""
         seeds = self._seeds()
@@ -264,8 +259,6 @@ class Population(Session):
     def _runs(self) -> dict[str, Any]:
         whole = replicated(self._mesh())
         return super()._runs() | {"sharding": whole, "seed": self._orders()[0]}
-
-    # What is measured
 
     def train_log(
         self, begun: int, extra: Mapping[str, Any], waited: Callable[[], float]
@@ -332,6 +325,10 @@ class Population(Session):
 
         return lambda states, batch: measured(states, self._values(), batch)
 
+    def lines(self) -> list[dict[str, Any]]:
+        """What was measured so far of a member that is left."""
+        return self.journals[self.alive[0]].lines
+
     def has_stopped(self) -> bool:
         """Never: members are left behind between rounds."""
         return False
@@ -347,8 +344,6 @@ class Population(Session):
     def history(self) -> list[tuple[int, float]]:
         """No one number is monitored."""
         return []
-
-    # Rounds, and what members leave
 
     def halve(self, state: TrainState) -> TrainState:
         """Leave the worse half behind, as they are; the others' state, over devices anew."""

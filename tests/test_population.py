@@ -128,11 +128,8 @@ def test_the_worse_half_is_left_behind_resumed_or_not(tmp_path, stops):
         r["member"] for r in rows
     ]
     # The shorter runs also measure where they end.
-    measured = lambda run, name: [
-        line
-        for line in lines_of(tmp_path / run / "members" / name)
-        if "validation/accuracy" in line
-    ]
+    due = lambda line: "validation/accuracy" in line and line["step"] % 4 == 0
+    measured = lambda run, name: list(filter(due, lines_of(tmp_path / run / "members" / name)))
     for name in "0123":
         assert measured("resumed", name) == measured("whole", name)
 
