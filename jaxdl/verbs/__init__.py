@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from jaxdl.verbs import before, bench, finished, several
+from jaxdl.verbs import before, bench, finished, scale, several
 
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "bench": bench.bench,
@@ -15,5 +15,6 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "find-lr": before.find_lr,
     "find-batch-size": before.find_batch_size,
     "memory": before.memory,
+    "scale": scale.scale,
     "trials": several.trials,
 }

@@ -1,0 +1,50 @@
+"""The verb that looks ahead: scale."""
+
+from jaxdl.errors import UserError, choices
+from jaxdl.verbs.parsing import before_a_run, count, positive
+
+
+def scale(arguments: list[str]) -> int:
+    """Say how fast a config would train on more devices, by a model of the machine."""
+    options, config = before_a_run(
+        arguments,
+        "scale",
+        "Say how long a step would take on so many devices of a kind, from nothing hidden to all "
+        "hidden behind the arithmetic. The axes fsdp, tensor and stage are the config's.",
+        chip={"default": "TPU v5e", "metavar": "NAME", "help": "default: TPU v5e"},
+        devices={"type": count, "nargs": "+", "default": [1, 8, 64, 512], "metavar": "N",
+                 "help": "default: 1 8 64 512"},
+        utilisation={"type": positive, "default": 0.5, "metavar": "SHARE",
+                     "help": "of its peak that one device reaches: jaxdl bench; default: 0.5"},
+        network={"type": positive, "metavar": "GB/s",
+                 "help": "a device along the axis data; default: as its own links"},
+    )  # fmt: skip
+    from jaxdl.assemble import assemble
+    from jaxdl.research import scaling
+    from jaxdl.research.roofline import CHIPS
+    from jaxdl.research.table import aligned
+
+    chips = {chip.name: chip for chip in CHIPS}
+    if options.chip not in chips:
+        raise UserError(f"no chip '{options.chip}': {choices(options.chip, chips)}")
+    # the mesh is that of the devices asked for, not of those at hand
+    axes = {axis: getattr(config.mesh, axis) for axis in ("fsdp", "tensor", "stage")}
+    if any(size < 1 for size in axes.values()):
+        raise UserError("config.mesh: give fsdp, tensor and stage sizes, data takes what is left")
+    work = scaling.work_of(assemble(config, mesh=scaling.one_device()))
+    rows = scaling.table(
+        work,
+        chips[options.chip],
+        options.devices,
+        config.data.batch_size,
+        axes,
+        micro_batches=config.gradient.accumulate,
+        utilisation=options.utilisation,
+        network=options.network and options.network * 1e9,
+    )
+    print(
+        f"{config.model.name}: {work.parameters:,} parameters, {work.flops / 1e9:.4g} GFLOP a "
+        f"training example, {config.data.batch_size} examples a device, {options.chip}"
+    )
+    print("\n".join(aligned(rows, ">" * len(rows[0]))))
+    return 0
