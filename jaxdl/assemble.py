@@ -152,6 +152,8 @@ def durations(config: Config, examples: int) -> tuple[int, Callable[[int | str],
     steps = to_steps(config.duration, **sizes)
     if steps < 1:
         raise UserError(f"config.duration '{config.duration}' is less than one step")
+    if steps >= 2**31:  # they are counted in int32
+        raise UserError(f"config.duration '{config.duration}' is {steps:.3g} steps, too many")
     return steps, functools.partial(to_steps, total=steps, **sizes)
 
 

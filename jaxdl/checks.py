@@ -40,6 +40,7 @@ def check(config: Config) -> None:
         if part is not None:
             registry.bind(kind, part)
     _rates(config)
+    _skips(config)
 
 
 def check_batch(config: Config, mesh: jax.sharding.Mesh) -> None:
@@ -83,7 +84,13 @@ def _augmentations(config: Config, train: Split) -> None:
     source, spec = config.data.source.name, train.element_spec
     for field in ("augment", "preprocess"):
         for part in getattr(config, field):
-            facts = registry.find("augmentations", part.name).facts
+            entry = registry.find("augmentations", part.name)
+            facts = entry.facts
+            if field == "preprocess" and entry.supplied()[0].annotation is jax.Array:
+                raise UserError(
+                    f"augmentation '{part.name}' draws at random, and config.preprocess is done to "
+                    "every batch alike: put it into config.augment"
+                )
             read = facts.get("reads", "image")
             if read not in spec:
                 raise UserError(
@@ -130,6 +137,14 @@ def _rates(config: Config) -> None:
         raise UserError(
             f"optimizer '{config.optimizer.name}' averages its own steps, and {by} would scale them"
         )
+
+
+def _skips(config: Config) -> None:
+    """What skips a step makes its gradient NaN, and leaves the rest to the step."""
+    for part in config.gradient.transforms:
+        skips = registry.find("gradients", part.name).facts.get("skips")
+        if skips and not config.gradient.skip_nonfinite:
+            raise UserError(f"gradient '{part.name}' needs config.gradient.skip_nonfinite=true")
 
 
 def _mixing(config: Config) -> None:

@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from jaxdl.errors import UserError, choices
+from jaxdl.plain import check_plain, parse
 
 Count = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
 Seed = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
@@ -86,6 +87,7 @@ class Gradient:
     remat: Literal["blocks", "products"] | None = None  # compute again instead of keeping
     skip_nonfinite: bool = True  # a step whose gradient is not finite changes nothing
     max_skipped: Count = 100  # such steps in a row that end the run
+    rollback: Annotated[int, msgspec.Meta(ge=0)] = 0  # times that it goes back instead
 
 
 @dataclasses.dataclass(frozen=True)
@@ -313,8 +315,6 @@ def choose(argument: str, table: Mapping[str, Any]) -> Any:
 
 # To and from JSON
 
-DEEPEST = 40
-_UNWRITABLE = re.compile("[\0\ud800-\udfff]")  # not in file names, and not in UTF-8
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A dataclass as dicts, lists, numbers and strings: what its JSON says."""
@@ -342,41 +342,15 @@ def from_json(text: str, where: str = "config") -> Config:
     return from_dict(tree, where=where)
 
 
-def parse(text: str) -> Any:
-    """What JSON says; `ValueError` where it is none, or one with numbers or depths out of reason."""
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError("too many brackets inside one another") from None
-
-
 def from_dict(tree: Mapping[str, Any], where: str = "config") -> Config:
     """A checked Config from nested dicts."""
-    _refuse_absurd(tree)
+    check_plain(tree, "config")
     _refuse_unknown(Config, tree, "config")
     try:
         config = msgspec.convert(tree, Config)
     except msgspec.ValidationError as error:
         raise UserError(f"{where}: {_at_path(error)}") from error
     return _revive(config)
-
-
-def _refuse_absurd(tree: Mapping[str, Any]) -> None:
-    """Numbers that are none, texts that no file could hold, and depths that no part has."""
-    queue = [("config", tree, 0)]
-    while queue:
-        path, value, depth = queue.pop()
-        if depth > DEEPEST:
-            raise UserError(f"{path[:80]}...: nested deeper than {DEEPEST} levels")
-        if isinstance(value, dict):
-            queue += [(str(key), key, depth) for key in value]
-            queue += [(f"{path}.{key}", inner, depth + 1) for key, inner in value.items()]
-        elif isinstance(value, list | tuple):
-            queue += [(f"{path}.{i}", inner, depth + 1) for i, inner in enumerate(value)]
-        elif isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{path}: {value} is no finite number")
-        elif isinstance(value, str) and _UNWRITABLE.search(value):
-            raise UserError(f"{path}: '{value}' holds a character that is not of any text")
 
 
 def _at_path(error: Exception) -> str:

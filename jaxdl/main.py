@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from jaxdl import __version__
+import jaxdl
 from jaxdl import config as configs
 from jaxdl.errors import UserError, choices
 from jaxdl.override import override
@@ -17,6 +17,9 @@ from jaxdl.train import hosts
 from jaxdl.train.signals import Interrupted, stop_signals
 from jaxdl.verbs import VERBS
 from jaxdl.verbs.parsing import Parser, count, overrides_in, positive, prepare_jax
+
+TRAINING = ("trials",)
+"""Verbs that a signal ends as it ends training."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -93,6 +96,9 @@ def _dispatch(arguments: list[str]) -> int:
         known = {"train": _train_or_show, **VERBS}
         if verb not in known:
             raise UserError(f"unknown verb '{verb}': {choices(verb, known)}")
+        if verb in TRAINING:
+            with stop_signals(program=True):
+                return known[verb](arguments)
         return known[verb](arguments)
     return _train_or_show(arguments)
 
@@ -122,7 +128,7 @@ def _new_workdir(spec: str) -> Path:
 
 
 def _train(config: configs.Config, options: argparse.Namespace) -> int:
-    with stop_signals():
+    with stop_signals(program=True):
         prepare_jax()
         from jaxdl.train.hooks import Diverged
 
@@ -143,7 +149,7 @@ def _among_others(
         raise UserError("several processes need one --workdir that all of them see")
     timeout = options.start_timeout
     place = hosts.find_place(options.coordinator, options.processes, options.process, timeout)
-    facts = {"jaxdl": __version__, "config": configs.to_dict(config)}
+    facts = {"jaxdl": jaxdl.__version__, "config": configs.to_dict(config)}
     # The watchdog says more than JAX does, so it has the first word.
     return hosts.joined(place, facts, timeout=timeout, heartbeat=config.hang_after + 60)
 

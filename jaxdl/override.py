@@ -5,8 +5,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from jaxdl.config import Config, Part, dataclass_of, from_dict, parse, to_dict
+from jaxdl.config import Config, Part, dataclass_of, from_dict, to_dict
 from jaxdl.errors import UserError, choices
+from jaxdl.plain import parse
 
 
 def override(config: Config, assignments: Iterable[tuple[str, str]]) -> Config:
@@ -35,6 +36,8 @@ def _assign(tree: dict[str, Any], path: str, text: str) -> None:
             node[last] = text if last == "name" else _literal(text, dict)
         else:
             node["args"][last] = _literal(text, Any)
+    elif annotation is Any:  # inside a plain dict
+        node[last] = _literal(text, Any)
     else:
         known = {f.name: f.type for f in dataclasses.fields(annotation)}
         if last not in known:
@@ -52,6 +55,8 @@ def _descend(node: Any, annotation: Any, key: str, where: str) -> tuple[Any, Any
             child = node["args"][key] = {"name": child, "args": {}}
         if child is None:
             raise UserError(f"{where}.{key} is not set: name it first, --{where}.{key}=NAME")
+    elif annotation is Any:
+        child = node.get(key)
     else:
         known = {f.name: f.type for f in dataclasses.fields(annotation)}
         if key not in known:

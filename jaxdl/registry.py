@@ -101,6 +101,11 @@ class Entry:
         skipped = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_KEYWORD)
         return {n: p for n, p in parameters.items() if p.kind not in skipped}
 
+    def supplied(self) -> list[inspect.Parameter]:
+        """What the program supplies: the positional-only parameters."""
+        parameters = inspect.signature(self.build, eval_str=True).parameters.values()
+        return [p for p in parameters if p.kind is p.POSITIONAL_ONLY]
+
 
 def _unwrapped(build: Callable[..., Any]) -> Callable[..., Any]:
     return build.func if isinstance(build, functools.partial) else build

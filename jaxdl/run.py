@@ -15,10 +15,10 @@ from jaxdl.config import Config, summary
 from jaxdl.errors import UserError
 from jaxdl.memory import explained, placed, ran_out
 from jaxdl.report import write_report
-from jaxdl.session import Session
+from jaxdl.session import ROLLED_BACK, Session
 from jaxdl.train import hosts, rundir
 from jaxdl.train.evaluate import make_predict, predict_maps
-from jaxdl.train.hooks import TrainLog
+from jaxdl.train.hooks import Diverged, TrainLog
 from jaxdl.train.loop import Hook, every, fit, in_turn, run_hooks
 from jaxdl.train.signals import Interrupted, Stop, Stopping, stop_signals
 from jaxdl.train.state import TrainState
@@ -37,6 +37,7 @@ def run(config: Config, workdir: Path) -> dict[str, float]:
     Raises:
         UserError: the config, the data or the directory cannot be used.
         Interrupted: a signal came; the state is saved and the same call goes on from it.
+        Diverged: too many steps in a row were not finite; the state is that before them.
     """
     with stop_signals() as stop:
         return _run(config, workdir, stop)
@@ -54,7 +55,7 @@ def _run(config: Config, workdir: Path, stop: Stop) -> dict[str, float]:
             _introduce(session, state, changes)
             manifest.update(parameters=tree.count(state.params))
             with watchdog(config.hang_after, hosts.name()) as stop.passing:
-                state, outcome = train(session, state, extra)
+                state, outcome = _persist(session, state, extra)
                 state = session.best(state)
                 conclude(session, state)
             unsaved = session.checkpoints.unsaved()
@@ -62,7 +63,7 @@ def _run(config: Config, workdir: Path, stop: Stop) -> dict[str, float]:
         except Stopping:
             manifest.update(status=f"interrupted by {stop.caught.name}")
             raise _interrupted(session, stop, int(state.step)) from None
-        except (Interrupted, UserError) as end:
+        except (Interrupted, Diverged, UserError) as end:
             manifest.update(status=str(end))
             raise
         except jax.errors.JaxRuntimeError as error:
@@ -96,6 +97,23 @@ def _check_step(step: int) -> None:
         raise UserError(f"processes found checkpoints of different steps: {steps}")
 
 
+def _persist(
+    session: Session, state: TrainState, extra: dict[str, Any]
+) -> tuple[TrainState, dict[str, Any]]:
+    """`train`, gone back to older weights where it diverges, as often as the config allows."""
+    while True:
+        try:
+            return train(session, state, extra)
+        except Diverged as trouble:
+            older = session.way_back(trouble)
+            if older is None:
+                raise
+            state, extra = older, {}
+            if session.leads:
+                was = int(session.journal.lines[-1][ROLLED_BACK])
+                print(f"{trouble}; going on with those of step {was}", flush=True)
+
+
 def train(
     session: Session, state: TrainState, extra: dict[str, Any]
 ) -> tuple[TrainState, dict[str, Any]]:
@@ -103,6 +121,7 @@ def train(
 
     Raises:
         Interrupted: a signal came; the state is saved.
+        Diverged: too many steps in a row were not finite.
     """
     plan, begun = session.plan, session.step_of(state)
     if session.owes_evaluation(begun):
@@ -134,6 +153,11 @@ def train(
                     break
         except Stopping:
             pass  # in the middle of an evaluation, which the next start makes up for
+        except Diverged as trouble:
+            trouble.cause = session.cause(state, trouble.step - 1)
+            if not session.ways_back(trouble):
+                save(t, state)
+            raise
         except UserError:
             # The others, if there are any, know nothing of it, and would have to take part.
             if not hosts.several():
@@ -176,7 +200,13 @@ def _hooks(session: Session, log: TrainLog) -> tuple[list[Hook], Callable[[int, 
         n = max(1, plan.to_steps(config.evaluation.every))
         hooks.append(every(n, evaluate, last=plan.steps))
     period = max(1, plan.to_steps(config.checkpoint.every))
-    return [*hooks, every(period, lambda t, state, metrics: save(t, state))], save
+
+    def save_if_moved(t: int, state: TrainState, metrics: Any) -> None:
+        # In a row of skipped steps, the checkpoints from before it are those that will be needed.
+        if log.moves():
+            save(t, state)
+
+    return [*hooks, every(period, save_if_moved)], save
 
 
 def _compiled(session: Session, state: TrainState) -> tuple[Step, float]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 from jaxdl import registry
 from jaxdl.assemble import GIB, Plan
 from jaxdl.config import Config, Part
-from jaxdl.data.pipeline import evaluation_batches, train_batches
+from jaxdl.data.pipeline import evaluation_batches, train_batches, train_indices
 from jaxdl.data.prefetch import Batches
 from jaxdl.data.runs import run_spec, train_runs
 from jaxdl.errors import UserError
@@ -20,14 +21,18 @@ from jaxdl.hub.load import transfer
 from jaxdl.train import stopping
 from jaxdl.train.checkpoint import Checkpoints, Restored
 from jaxdl.train.evaluate import make_evaluate
-from jaxdl.train.hooks import TrainLog
+from jaxdl.train.hooks import Diverged, TrainLog
 from jaxdl.train.journal import Journal
 from jaxdl.train.loop import turns
+from jaxdl.train.nonfinite import culprit
 from jaxdl.train.sharding import batch_sharding, batch_shards
 from jaxdl.train.signals import Stop
 from jaxdl.train.state import TrainState, init_state, with_weights
 from jaxdl.train.step import Step, several
 from jaxdl.types import Batch, PyTree
+
+ROLLED_BACK = "train/rolled_back_to"
+"""In the journal: the step whose weights training went on with."""
 
 
 @dataclasses.dataclass
@@ -190,6 +195,42 @@ class Session:
         """What was measured so far."""
         return self.journal.lines
 
+    def ways_back(self, trouble: Diverged) -> list[int]:
+        """Steps whose checkpoints `way_back` may take, ascending."""
+        taken = self.journal.series(ROLLED_BACK)
+        if len(taken) >= self.config.gradient.rollback:
+            return []
+        newest = trouble.began
+        if taken and taken[-1][0] == trouble.began:
+            newest = int(taken[-1][1]) - 1
+        period = max(1, self.plan.to_steps(self.config.checkpoint.every))
+        return [s for s in self.checkpoints.steps() if s <= newest and s % period == 0]
+
+    def way_back(self, trouble: Diverged) -> TrainState | None:
+        """The state to go on from after a trouble: older weights, at the step where it ended.
+
+        They are those of the newest sound checkpoint from before it, so training goes on with the
+        batches after those that were skipped. Where that one led to nothing but another trouble,
+        they are older still. None where the config allows no more of this, or there is none.
+
+        Checkpoints that a signal caused are passed over, so that it does not matter to the result
+        whether there was one.
+        """
+        like = self.plan.abstract_state(self.config.seed)
+        for step in reversed(self.ways_back(trouble)):
+            try:
+                state = self.checkpoints.restore(step, like).state
+            except UserError as error:
+                warnings.warn(f"{error}; going back further", stacklevel=2)
+                continue
+            self.journal.write(trouble.step, {ROLLED_BACK: step})
+            return state.replace(step=jax.device_put(np.int32(trouble.step), state.step.sharding))
+        return None
+
+    def cause(self, state: TrainState, step: int) -> str | None:
+        """What was not finite when this state took its step number `step`, in words."""
+        return cause(self.config, self.plan, state, step)
+
     def has_stopped(self) -> bool:
         """Whether early stopping has had enough."""
         early, values = self.config.early_stopping, [v for _, v in self.history()]
@@ -280,6 +321,21 @@ def training_batches(config: Config, plan: Plan, start: int, stop: int) -> Batch
         threads=data.threads,
         device_memory=int(data.device_memory * GIB),
     )
+
+
+def cause(config: Config, plan: Plan, state: TrainState, step: int) -> str | None:
+    """The first that is not finite when a state takes the step of a number; see `culprit`."""
+    size = config.data.batch_size
+    with contextlib.closing(training_batches(config, plan, step, step + 1)) as batches:
+        return culprit(
+            plan.objective,
+            plan.tx,
+            state,
+            next(batches),
+            step,
+            micro_batches=config.gradient.accumulate,
+            examples=train_indices(config.seed, step, n=len(plan.splits["train"]), batch_size=size),
+        )
 
 
 def first_state(config: Config, plan: Plan) -> TrainState:

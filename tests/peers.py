@@ -137,7 +137,7 @@ def torch_step(network: Network, column: Column, device: str, cores: list[int]) 
             optimizer.step()
         if device == "cuda":
             torch.cuda.synchronize()
-        return float(last)
+        return float(last.detach())
 
     return run
 

@@ -128,7 +128,7 @@ class Partial(Rows):
         ({"a": np.zeros(3), "b": np.zeros(4)}, "differ in length: {'a': 3, 'b': 4}"),
         ({}, "holds no array"),
         ({"mask": np.zeros(3)}, "'mask' marks padding"),
-        ({"id": np.array(["a", "b"])}, "'id' is text or objects"),
+        ({"id": np.array(["a", "b"])}, "'id' is of type <U1"),
         ({"label": np.zeros((3, 1), int)}, r"'label' has shape \(n, 1\); it must be \(n,\)"),
         (
             {"label": np.zeros((3, 4, 4, 1), int)},

@@ -19,6 +19,7 @@ from jaxdl.objectives.base import Model
 from jaxdl.objectives.supervised import supervised
 from jaxdl.run import run
 from jaxdl.train.gradients import scaled, whole
+from jaxdl.train.hooks import Diverged
 from jaxdl.train.precision import LossScale, Scale, bfloat16, first_scale, float16, next_scale
 from jaxdl.train.state import Keeps, init_state
 from jaxdl.train.step import compile_step, make_step
@@ -109,7 +110,7 @@ def test_a_run_that_only_skips_ends_and_says_why(tmp_path):
         preprocess=(part("normalize", std=[1e-30]),),
         duration="200 steps",
     )
-    with pytest.raises(UserError, match="last 5 steps were not finite"):
+    with pytest.raises(Diverged, match="last 5 steps, up to step .* were not finite"):
         run(config, tmp_path)
 
 

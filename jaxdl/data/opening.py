@@ -162,6 +162,9 @@ def _check_spec(spec: Mapping[str, jax.ShapeDtypeStruct], split: str) -> None:
     for name, one in spec.items():
         if 0 in one.shape:
             raise UserError(f"split '{split}': '{name}' has shape {one.shape}, which holds nothing")
+    if "image" in spec and len(spec["image"].shape) != 3:
+        shape = ("n", *spec["image"].shape)
+        raise UserError(f"split '{split}': 'image' has shape {shape}; it must be (n, h, w, c)")
     shape = spec["label"].shape if "label" in spec else ()
     if shape == (1,):
         raise UserError(f"split '{split}': 'label' has shape (n, 1); it must be (n,)")

@@ -5,6 +5,8 @@ busy CPU cores: `init` compiles and runs in 8 s instead of 19; value and gradien
 to 1.3 s instead of 2.5, compile in 3.6 instead of 4.2 CPU seconds and run in 3.8 instead of 3.4.
 Computed again in the backward pass (`nn/remat.py`), their temporary memory is 152 MiB instead
 of 1012.
+
+A pipeline (`train/pipeline.py`) cuts a network at this scan.
 """
 
 from collections.abc import Callable

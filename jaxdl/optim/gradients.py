@@ -20,7 +20,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from jaxdl import tree
-from jaxdl.config import NonNegative, Positive, Seed
+from jaxdl.config import Count, NonNegative, Positive, Rate, Seed
 from jaxdl.optim.arguments import DECAYED, chosen, in_float32
 from jaxdl.optim.matrices import STACKED, axes_of, layered
 from jaxdl.registry import register
@@ -175,6 +175,51 @@ def centralize(*, leaves: str = KERNELS, stacked: str = STACKED) -> optax.Gradie
         return jax.tree.map(centred, tree.names(gradient), gradient, *masks)
 
     return _mapped(update)
+
+
+class Level(NamedTuple):
+    """Where the loss has been: its running mean and variance, () float32, and steps, () int32."""
+
+    mean: Array
+    variance: Array
+    count: Array
+
+
+@register("gradients", skips=True)
+def skip_spikes(
+    *, deviations: Positive = 6.0, decay: Rate = 0.99, warmup: Count = 100
+) -> optax.GradientTransformationExtraArgs:
+    """Skip a step whose loss is far above what it was (https://arxiv.org/abs/2204.02311, 5.1).
+
+    PaLM's authors went back to a checkpoint instead and left such batches out, by hand; here the
+    step changes nothing, and is counted, like one whose gradient is not finite. So that it does,
+    the gradient becomes NaN: `gradient.skip_nonfinite` must be on. A skipped loss does not move
+    the mean: where the level itself has changed, `gradient.max_skipped` ends the run.
+
+    Its `update` needs the extra argument `value`, the loss.
+
+    Args:
+        deviations: standard deviations above the mean from which it is a spike.
+        decay: of the running mean and variance.
+        warmup: steps before, in which none is skipped.
+    """
+
+    def update(
+        gradient: PyTree, state: Level, params: PyTree | None = None, *, value: Array, **_: PyTree
+    ) -> tuple[PyTree, Level]:
+        above = value - state.mean
+        spikes = (state.count >= warmup) & (above > deviations * jnp.sqrt(state.variance))
+        count = optax.safe_increment(state.count)
+        # a = max(1 / n, 1 - decay): the plain mean of the first losses, then the running one
+        share = jnp.maximum(1 / count, 1 - decay)
+        # m = m + a (l - m),  v = (1 - a) (v + a (l - m)^2)
+        variance = (1 - share) * (state.variance + share * above**2)
+        moved = Level(state.mean + share * above, variance, count)
+        return jax.tree.map(lambda g: jnp.where(spikes, jnp.nan, g), gradient), moved
+
+    zero = jnp.zeros((), jnp.float32)
+    init = lambda _: Level(zero, zero, jnp.zeros((), jnp.int32))
+    return in_float32(optax.GradientTransformationExtraArgs(init, update))
 
 
 class Steps(NamedTuple):

@@ -24,7 +24,7 @@ from jaxdl.config import Checkpoint, Config, Data, Part, part
 from jaxdl.errors import UserError
 from jaxdl.memory import activation_bytes, ran_out
 from jaxdl.research.flops import macs
-from jaxdl.research.roofline import Roofline
+from jaxdl.research.roofline import Clock, Roofline
 from jaxdl.research.table import aligned, amount
 from jaxdl.session import first_state, training_batches
 from jaxdl.train.rundir import environment
@@ -133,7 +133,7 @@ def bench(
     plans = [assemble(config) for config in configs]  # a mistake in the last is told first
     try:
         programs = [
-            compiled(config, plan, mode)
+            compiled(config, plan, mode, CLOCKS[clock])
             for (config, plan), mode in itertools.product(zip(configs, plans, strict=True), modes)
         ]
         return _timed(programs, repeats, CLOCKS[clock])
@@ -143,11 +143,11 @@ def bench(
         raise UserError("out of memory: take fewer models at once, or a smaller batch") from error
 
 
-def compiled(config: Config, plan: Plan, mode: Mode) -> Program:
+def compiled(config: Config, plan: Plan, mode: Mode, clock: Clock = time.perf_counter) -> Program:
     """One program, compiled as if for the first time, on a batch of its config's data."""
     jax.clear_caches()  # what was traced for another mode would be found again
     with _uncached():
-        state, init_seconds = _seconds(first_state, config, plan)
+        state, init_seconds = _seconds(clock, first_state, config, plan)
         with contextlib.closing(training_batches(config, plan, 0, 1)) as batches:
             batch = next(batches)
         weights = (state.params, state.variables)
@@ -156,8 +156,8 @@ def compiled(config: Config, plan: Plan, mode: Mode) -> Program:
         else:
             logits = lambda *args: plan.objective.predict(*args)["logits"]
             lower = lambda: jax.jit(logits).lower(*weights, batch)
-        lowered, lower_seconds = _seconds(lower)
-        program, compile_seconds = _seconds(lowered.compile)
+        lowered, lower_seconds = _seconds(clock, lower)
+        program, compile_seconds = _seconds(clock, lowered.compile)
     kept = None
     if mode == "train":
         spec = plan.batch_spec(config.data.batch_size)
@@ -213,14 +213,14 @@ def _uncached() -> Iterator[None]:
         compilation_cache.reset_cache()
 
 
-def _seconds(function: Callable[..., Any], *args: Any) -> tuple[Any, float]:
-    clock = time.perf_counter()
+def _seconds(clock: Clock, function: Callable[..., Any], *args: Any) -> tuple[Any, float]:
+    start = clock()
     found = jax.block_until_ready(function(*args))
-    return found, time.perf_counter() - clock
+    return found, clock() - start
 
 
 def _timed(
-    programs: Sequence[Program], repeats: int, clock: Callable[[], float]
+    programs: Sequence[Program], repeats: int, clock: Clock
 ) -> list[tuple[Cost, list[Round]]]:
     calls = []
     for program in programs:
@@ -235,7 +235,7 @@ def _timed(
     return [(p.cost, found) for p, found in zip(programs, rounds, strict=True)]
 
 
-def _round(call: Callable[[], PyTree], n: int, clock: Callable[[], float]) -> Round:
+def _round(call: Callable[[], PyTree], n: int, clock: Clock) -> Round:
     latencies = []
     for _ in range(n):
         start = clock()

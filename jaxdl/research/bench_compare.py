@@ -1,9 +1,9 @@
 """Two results of `jaxdl bench`: how the times compare, and whether that is more than noise.
 
-An interval is had by drawing rounds anew, with replacement, from those of both runs (Efron 1979,
-https://doi.org/10.1214/aos/1176344552). A round is the unit because calls of one round share what
-else the machine did just then. What differs from one process to the next, such as where memory
-lies, no single run shows: two runs of the same code may differ by more than their rounds do.
+An interval is had by drawing anew, with replacement: processes, then rounds of each (Efron 1979,
+https://doi.org/10.1214/aos/1176344552). A round is the unit because its calls share what else the
+machine did just then. What differs from one process to the next, such as where memory lies, no
+single process shows: give several of each side, run in turn.
 """
 
 import json
@@ -22,7 +22,7 @@ SAMPLES = 2000
 
 
 class Comparison(NamedTuple):
-    """One program in both runs: time of the second over that of the first."""
+    """One program on both sides: time of the second over that of the first."""
 
     name: str
     seconds: tuple[float, float]
@@ -51,50 +51,64 @@ def load(file: Path) -> dict[str, Any]:
     return found
 
 
-def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Comparison]:
-    """The programs that both runs have, in the order of the first.
+def compare(
+    first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]]
+) -> list[Comparison]:
+    """The programs that all runs have, in the order of the first one.
 
     Args:
-        first: from `load`.
-        second: likewise.
+        first: runs of one side, from `load`.
+        second: of the other.
 
     Raises:
         UserError: they have none in common, or were measured by different clocks.
     """
-    if first["clock"] != second["clock"]:
-        raise UserError(f"one is of {first['clock']} time and the other of {second['clock']} time")
+    clocks = sorted({run["clock"] for run in [*first, *second]})
+    if len(clocks) > 1:
+        raise UserError(f"some are of {clocks[0]} time and others of {clocks[1]} time")
     key = lambda r: json.dumps([r[k] for k in KEY])
-    others = {key(r): r for r in second["results"]}
-    pairs = [(r, others[key(r)]) for r in first["results"] if key(r) in others]
-    if not pairs:
-        raise UserError("the two have no program in common")
-    return [_compared(_name(a), a["rounds"], b["rounds"]) for a, b in pairs]
+    a, b = ([{key(r): r for r in run["results"]} for run in side] for side in (first, second))
+    shared = [name for name in a[0] if all(name in run for run in [*a, *b])]
+    if not shared:
+        raise UserError("they have no program in common")
+    rounds = lambda side, name: [run[name]["rounds"] for run in side]
+    return [_compared(_name(a[0][k]), rounds(a, k), rounds(b, k)) for k in shared]
 
 
-def _compared(name: str, first: Sequence[float], second: Sequence[float]) -> Comparison:
+Rounds = Sequence[Sequence[float]]
+"""Seconds of the rounds of each process."""
+
+
+def _compared(name: str, first: Rounds, second: Rounds) -> Comparison:
     low, high = ratio_interval(first, second)
-    medians = float(np.median(first)), float(np.median(second))
+    medians = tuple(float(np.median(np.concatenate(side))) for side in (first, second))
     return Comparison(name, medians, medians[1] / medians[0], low, high)
 
 
-def ratio_interval(
-    first: Sequence[float], second: Sequence[float], confidence: float = 0.95
-) -> tuple[float, float]:
+def ratio_interval(first: Rounds, second: Rounds, confidence: float = 0.95) -> tuple[float, float]:
     """Bootstrap interval of median(second) / median(first), drawn from a fixed seed.
 
     Args:
-        first: independent measurements.
-        second: likewise; they need not be as many.
+        first: of one side.
+        second: of the other; neither processes nor rounds need be as many.
         confidence: of the interval, in (0, 1).
     """
-    if len(first) < 2 or len(second) < 2:
+    if min(sum(map(len, side)) for side in (first, second)) < 2:
         return 0.0, float("inf")  # a single measurement says nothing of its noise
     draws = np.random.default_rng(0)
-    median = lambda x: np.median(draws.choice(x, (SAMPLES, len(x))), axis=1)
     # r = median(b) / median(a)
-    ratios = median(np.asarray(second)) / median(np.asarray(first))
+    ratios = _drawn_medians(second, draws) / _drawn_medians(first, draws)
     low, high = np.quantile(ratios, (0.5 - confidence / 2, 0.5 + confidence / 2))
     return float(low), float(high)
+
+
+def _drawn_medians(side: Rounds, draws: np.random.Generator) -> np.ndarray:
+    # A process with fewer rounds than another would weigh less: all have the fewest.
+    rounds = np.array([process[: min(map(len, side))] for process in side])
+    processes, each = rounds.shape
+    process = draws.integers(processes, size=(SAMPLES, processes, 1))
+    which = draws.integers(each, size=(SAMPLES, processes, each))
+    return np.median(rounds[process, which].reshape(SAMPLES, -1), axis=1)
 
 
 def _name(record: Mapping[str, Any]) -> str:
@@ -102,8 +116,13 @@ def _name(record: Mapping[str, Any]) -> str:
     return f"{record['model']} {record['mode']} {size} b{record['batch_size']} {record['dtype']}"
 
 
-def text(found: Sequence[Comparison]) -> str:
-    """A line a program: both times, their ratio, what it means."""
+def text(found: Sequence[Comparison], processes: int = 1) -> str:
+    """A line a program: both times, their ratio, what it means.
+
+    Args:
+        found: from `compare`.
+        processes: of each side.
+    """
     rows = [("program", "first ms", "second ms", "ratio", "95 % interval", "")]
     for c in found:
         said = "no difference beyond the noise"
@@ -118,4 +137,10 @@ def text(found: Sequence[Comparison]) -> str:
                 said,
             )
         )
-    return "\n".join(aligned(rows, "<>>>><"))
+    lines = aligned(rows, "<>>>><")
+    if processes == 1:
+        lines.append(
+            "noise within one process of each: two of the same code differ by some percent more, "
+            "so compare A1 B1 A2 B2 ..., run in turn"
+        )
+    return "\n".join(lines)

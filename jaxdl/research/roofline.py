@@ -23,8 +23,10 @@ from jaxdl.errors import UserError, choices
 from jaxdl.types import Array
 
 Clock = Callable[[], float]
-"""Seconds since some moment. `time.process_time` on one pinned core measures what a machine that
-others use would do alone; anywhere else only `time.perf_counter` sees the device at work."""
+"""Seconds since some moment."""
+
+CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
+"""Wall clock; or CPU seconds, for one pinned core of a machine that others use as well."""
 
 
 class Roofline(NamedTuple):
@@ -84,7 +86,7 @@ def effort() -> Effort:
 
 
 def measure(
-    seconds: float = 1.0, clock: Clock = time.perf_counter, work: Effort | None = None
+    seconds: float = 1.0, clock: Clock = CLOCKS["wall"], work: Effort | None = None
 ) -> Roofline:
     """The peaks of the default device; compiling, and warming up, comes on top of `seconds`.
 
@@ -104,7 +106,7 @@ def measure(
 
 
 def product(
-    n: int, dtype: str, seconds: float, clock: Clock = time.perf_counter, flops: float = 2e8
+    n: int, dtype: str, seconds: float, clock: Clock = CLOCKS["wall"], flops: float = 2e8
 ) -> float:
     """FLOP/s of the product of two (n, n) matrices.
 
@@ -128,9 +130,7 @@ def _products(matrices: tuple[Array, Array], rounds: int) -> tuple[Array, Array]
     return x, lax.fori_loop(0, rounds, lambda _, y: x @ y, x)
 
 
-def triad(
-    size: int, seconds: float, clock: Clock = time.perf_counter, traffic: float = 2e8
-) -> float:
+def triad(size: int, seconds: float, clock: Clock = CLOCKS["wall"], traffic: float = 2e8) -> float:
     """Bytes/s of a sum in place, two float32 read and one written.
 
     Args:

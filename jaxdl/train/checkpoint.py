@@ -9,6 +9,8 @@ import contextlib
 import logging
 import math
 import shutil
+import sys
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -57,21 +59,35 @@ class Checkpoints:
     ):
         # What it would say about damaged folders and failed saves, this class says.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
+        logging.getLogger("asyncio").addFilter(_is_news)
         self._folder, self._writes = folder.absolute(), writes
         self._saving: int | None = None  # the step that is being written
         self._content: Future[tuple] = Future()  # what its seal will say
         self._failed: str | None = None  # what the last save failed of
         self._metrics = {step: _metric(self._folder, step) for step in self.steps()}
-        common = {"read_only": True} if not writes else {"cleanup_tmp_directories": True}
-        self._manager = ocp.CheckpointManager(
+        self._policy = _LatestAndBest(self._metrics, keep_latest, keep_best, mode)
+        self._manager = self._open()
+        self._hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
+
+    def _open(self) -> ocp.CheckpointManager:
+        self._sweep()
+        return ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=_LatestAndBest(self._metrics, keep_latest, keep_best, mode),
+                preservation_policy=self._policy,
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
                 lightweight_initialize=True,
-                **common,
+                read_only=not self._writes,
+                save_interval_steps=int(self._writes),
+                create=self._writes,
             ),
         )
+
+    def _sweep(self) -> None:
+        """Remove what was never finished. A write that outlived its save may bring it back."""
+        if self._writes and jax.process_index() == 0:
+            for folder in self._unfinished("*"):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -83,6 +99,13 @@ class Checkpoints:
         """Wait for what is being written."""
         self.settle()
         self._manager.close()
+        self._sweep()
+        sys.unraisablehook = self._hook
+
+    def _unraisable(self, said: Any) -> None:
+        """Keep quiet about each part of a save or restore that failed: one error is enough."""
+        if not str(said.exc_value).startswith(("Event loop is closed", "Encountered error while")):
+            self._hook(said)
 
     def steps(self) -> list[int]:
         """Steps that have a checkpoint, ascending; waits for the one being written."""
@@ -105,6 +128,7 @@ class Checkpoints:
             extra: anything JSON can say.
         """
         self.settle()
+        self._sweep()
         measured = None if metric is None or math.isnan(metric) else float(metric)
         self._saving, self._content, self._metrics[step] = step, Future(), measured
         try:
@@ -115,8 +139,6 @@ class Checkpoints:
                 self._saving = None
         except BaseException as error:
             self._content.set_exception(error)  # the thread that writes waits for it
-            with contextlib.suppress(Exception):
-                self._manager.wait_until_finished()
             if not isinstance(error, Exception):
                 raise
             self._fail(error)
@@ -127,7 +149,7 @@ class Checkpoints:
         (folder,) = [f for f in (*self._unfinished(step), self._folder / str(step)) if f.is_dir()]
         seal.write(folder, step, metric, wait(), extra)
 
-    def _unfinished(self, step: int) -> list[Path]:
+    def _unfinished(self, step: int | str) -> list[Path]:
         return list(self._folder.glob(f"{step}.orbax-checkpoint-tmp*"))
 
     def watch(self, *_: Any) -> None:
@@ -149,8 +171,14 @@ class Checkpoints:
     def _fail(self, error: Exception) -> None:
         step, self._saving = self._saving, None
         self._failed = f"checkpoint {self._folder / str(step)} was not written: {_reason(error)}"
-        for folder in self._unfinished(step):
-            shutil.rmtree(folder, ignore_errors=True)
+        # This one's other threads are yet to fail, and what asked it next would be told.
+        for _ in range(2):
+            with contextlib.suppress(Exception):
+                self._manager.close()
+        self._manager = self._open()
+        for _ in range(10):
+            time.sleep(0.05)
+            self._sweep()
         warnings.warn(f"{self._failed}; training goes on", stacklevel=2)
 
     def unsaved(self) -> str | None:
@@ -238,6 +266,10 @@ def _metric(folder: Path, step: int) -> float | None:
         return seal.read(folder / str(step), step).metric
     except UserError:
         return None
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return "exception was never retrieved" not in record.getMessage()
 
 
 def _reason(error: Exception) -> str:

@@ -59,14 +59,17 @@ class Desk:
             return
         if wrong := self._objection(process, name, processes):
             writer.write(_message("refused", wrong))
-            writer.close()
             if not self._started:
                 self._tell("refused", wrong)
+            with contextlib.suppress(ConnectionError):
+                await reader.read()  # to close with something unread would take the message back
+            writer.close()
             return
         self._writers[process], self._names[process] = writer, name
         with contextlib.suppress(ConnectionError):
             async for line in reader:
                 self._take(process, *json.loads(line))
+        writer.close()
         del self._writers[process]
         self._rounds.get("start", {}).pop(process, None)
         if self._started and process not in self._may_go:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from jaxdl.errors import UserError
 from jaxdl.train.journal import Journal
 from jaxdl.train.sharding import fetch
 from jaxdl.train.state import TrainState
@@ -21,20 +20,29 @@ IN_FLIGHT = 2
 
 
 class Diverged(Exception):
-    """Too many steps in a row were skipped: nothing the program can do, short of going back.
+    """Too many steps in a row were skipped; `main` says so and exits with `exit_status`.
 
-    `main` prints it without a traceback and exits with `exit_status`.
+    Attributes:
+        step: steps done when it was one too many.
+        began: steps done before the first of them.
+        cause: what was not finite, in words, once it is known.
     """
 
     exit_status = 3
 
     def __init__(self, step: int, skipped: int):
-        super().__init__(
-            f"training diverged: loss, gradient or update of the last {skipped} steps, up to step "
-            f"{step}, were not finite, and the weights are those before them: try a smaller "
-            "learning rate, gradient.transforms=clip_norm, or precision=float32"
-        )
+        super().__init__(step, skipped)
         self.step, self.began = step, step - skipped
+        self.cause: str | None = None
+
+    def __str__(self) -> str:
+        first = f" (first {self.cause})" if self.cause else ""
+        return (
+            f"training diverged: loss, gradient or update of the last {self.step - self.began} "
+            f"steps, up to step {self.step}, were not finite{first}, and the weights are those "
+            "before them: try a smaller learning rate, gradient.transforms=clip_norm, or "
+            "precision=float32"
+        )
 
 
 class TrainLog:
@@ -54,7 +62,7 @@ class TrainLog:
         max_skipped: steps in a row whose gradient was not finite that end the run.
 
     Raises:
-        UserError: when called, after that many.
+        Diverged: when called, or asked for its window, after that many.
     """
 
     def __init__(
@@ -75,10 +83,11 @@ class TrainLog:
         self._journal, self._every, self._total = journal, every, total
         self._batch_size, self._examples = batch_size, examples
         self._schedule, self._waited = schedule, waited
-        self._sums = {k: tuple(v) for k, v in (window or {}).items()}
+        window = window or {"sums": {}, "skipped": 0}
+        self._sums = {k: tuple(v) for k, v in window["sums"].items()}
         self._flying: deque[tuple[int, Metrics]] = deque()
         self._at, self._landed, self._paused, self._shown = start, 0, 0.0, 0.0
-        self._skipped, self._max_skipped = 0, max_skipped
+        self._done, self._skipped, self._max_skipped = start, window["skipped"], max_skipped
         self._began, self._waited_before = time.perf_counter(), waited()
         self._bar = tqdm(
             total=total,
@@ -101,9 +110,15 @@ class TrainLog:
             self._write(t)
 
     def window(self) -> dict[str, Any]:
-        """Sums of the unfinished window, for a checkpoint to carry."""
+        """Sums of the unfinished window and steps skipped last, for a checkpoint to carry."""
         self._land(0)
-        return {k: [float(x) for x in pair] for k, pair in self._sums.items()}
+        sums = {k: [float(x) for x in pair] for k, pair in self._sums.items()}
+        return {"sums": sums, "skipped": self._skipped}
+
+    def moves(self) -> bool:
+        """Whether the last step changed anything."""
+        self._land(0)
+        return self._skipped == 0
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
@@ -129,6 +144,7 @@ class TrainLog:
             steps, metrics = self._flying.popleft()
             landed = fetch(metrics)
             self._landed += steps
+            self._done += steps
             for name, (value, count) in landed.items():
                 value_before, count_before = self._sums.get(name, (0.0, 0.0))
                 self._sums[name] = (value_before + float(value), count_before + float(count))
@@ -141,12 +157,9 @@ class TrainLog:
         skipped, count = landed.get("skipped", (0, 1))
         self._skipped = self._skipped + int(count) if skipped == count else 0
         if self._skipped >= self._max_skipped:
-            self._skipped = 0
-            raise UserError(
-                f"the gradients of the last {self._max_skipped} steps were not finite, and the "
-                "weights are those before them: try a smaller learning rate, "
-                "gradient.transforms=clip_norm, or precision=float32"
-            )
+            # What is still in flight says it only once.
+            self._max_skipped = sys.maxsize
+            raise Diverged(self._done, self._skipped)
 
     def _show(self, landed: Metrics) -> None:
         self._shown = time.perf_counter()

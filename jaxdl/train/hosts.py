@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from jaxdl.errors import UserError
-from jaxdl.train.line import Line
+from jaxdl.train.line import Line, end
 
 # JAX is imported where it is used: signals, which need this file, are listened to before that.
 
@@ -62,8 +62,7 @@ def exit(status: int) -> None:
     """End the program at once."""
     if _line:
         _line.exit(status)
-    sys.stdout.flush()
-    os._exit(status)
+    end(status)
 
 
 def find_place(

@@ -25,6 +25,14 @@ GRACE = 5.0  # seconds in which a process may fail by itself, once another one h
 _handlers: dict[str, Callable[[Any], None]] = {}
 
 
+def end(status: int) -> None:
+    """End the program at once, even if nobody reads what it prints."""
+    flush = threading.Thread(target=lambda: (sys.stdout.flush(), sys.stderr.flush()), daemon=True)
+    flush.start()
+    flush.join(1.0)
+    os._exit(status)
+
+
 def on(name: str, handler: Callable[[Any], None]) -> None:
     """Have `handler(value)` called, in a thread, when a message of that name comes."""
     _handlers[name] = handler
@@ -67,7 +75,7 @@ class Line:
         except queue.Empty:
             answer = "process 0 does not answer: is another program listening there?"
         if isinstance(answer, str):
-            self._closed.set()
+            self._close()
             raise UserError(answer)
         return answer
 
@@ -83,7 +91,7 @@ class Line:
     def leave(self) -> None:
         """Come to the end together with all others."""
         self.gather("end", None)
-        self._closed.set()
+        self._close()
 
     def fail(self, status: int, reason: str) -> None:
         """End the program; the others follow with the same status, and say why."""
@@ -97,9 +105,12 @@ class Line:
         deadline = time.monotonic() + GRACE + 1
         while self._desk and self._desk.connected > 1 and time.monotonic() < deadline:
             time.sleep(0.01)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+        end(status)
+
+    def _close(self) -> None:
+        self._closed.set()
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)  # which ends the thread that reads
 
     def _write(self, message: Any) -> None:
         with self._sending:
@@ -107,8 +118,8 @@ class Line:
 
     def _read(self) -> None:
         started = False
-        with contextlib.suppress(OSError):
-            for text in self._connection.makefile():
+        with contextlib.suppress(OSError), self._connection, self._connection.makefile() as lines:
+            for text in lines:
                 name, value = json.loads(text)
                 started |= name == "start"
                 if name == "refused":
@@ -116,7 +127,9 @@ class Line:
                 elif name == "lost":
                     self._part(LOST, f"{value} is gone")
                 elif name == "failed":
-                    threading.Timer(GRACE, self._part, (value["status"], value["reason"])).start()
+                    later = threading.Timer(GRACE, self._part, (value["status"], value["reason"]))
+                    later.daemon = True
+                    later.start()
                 elif name in _handlers:
                     _handlers[name](value)
                 else:

@@ -58,6 +58,10 @@ class MembersLog:
         self._land(0)
         return [log.window() for log in self._logs]
 
+    def moves(self) -> bool:
+        """Whether the last step changed any member: not asked, as none ends the others' run."""
+        return True
+
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
         """Time spent in here is not training time."""

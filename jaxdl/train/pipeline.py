@@ -4,8 +4,9 @@ The blocks of a network are split over the mesh's axis `stage`, and what one sta
 micro-batch travels to the next while it turns to another. All stages run one program over the
 ticks of a schedule (`pipeline_schedule.py`): at each tick a forward pass, a backward pass, both or
 none. A stage keeps what it read, and computes its blocks again in the backward pass. What comes
-before the blocks is the first stage's, what comes after them the last one's. Over the other axes
-of the mesh every stage is split as the whole network would be.
+before and after the blocks (`pipeline_cut.py`) is computed by every stage, and counts at the first
+and the last: none has to wait longer for that. Over `data` and `fsdp` every stage is split as the
+whole network would be; over `tensor`, its blocks are.
 """
 
 from collections.abc import Callable

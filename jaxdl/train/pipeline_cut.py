@@ -66,13 +66,20 @@ def cut(
     carried = zip(inputs, jax.tree.leaves(aux.variables), strict=False)
     _refuse_dependence(jaxpr, stack, wanted, [a for a, b in carried if a is not b])
 
-    followed = _reached(jaxpr, weights) - _reached(jaxpr, inputs)
+    # What follows from weights alone is computed once. Not so casts to the compute type, that the
+    # gradients of micro-batches add up in float32, and copies for each example.
+    casts = {e.outvars[0]: e.invars[0] for e in _of(jaxpr, "convert_element_type")}
+    copies = [e.outvars[0] for e in _of(jaxpr, "broadcast_in_dim") if _grows(e)]
+    followed = _reached(jaxpr, weights) - _reached(jaxpr, [*inputs, *casts, *copies])
     fixed = {v for v in followed if jnp.issubdtype(v.aval.dtype, jnp.inexact)}
-    rows = _distinct(v for v in read if v in fixed)
-    made = [v for v in read if v not in fixed]
-    live = _making(jaxpr, [*wanted, *made], fixed)
-    uses = (v for e in live for v in (e.invars[: n + 1] if e is stack else e.invars))
-    rest = _distinct(v for v in (*uses, *wanted) if isinstance(v, Var) and v in fixed)
+    # Blocks read rows of the stacked weights, and what is made for each of them, such as keys.
+    source = {v: casts[v] if casts.get(v) in fixed else v for v in read}
+    rows = _distinct(v for v in source.values() if v in fixed)
+    made = _distinct(v for v in source.values() if v not in fixed)
+    # The rest: what is left of that for what is made, before the blocks and in them and after.
+    goals = [x, *still, *made, *wanted]
+    uses = [v for eqn in _making(jaxpr, goals, [*fixed, y]) for v in eqn.invars]
+    rest = _distinct(v for v in _vars([*uses, *goals]) if v in fixed)
 
     given = [*rest, *jaxpr.constvars, *inputs]
     of_fixed = _program(jaxpr, [*jaxpr.constvars, *weights], [*rows, *rest])
@@ -83,14 +90,15 @@ def cut(
 
     def blocks(own_rows: Values, rest: Values, own: Values, first: Array, x: Array) -> Array:
         values = of_blocks(*rest, *own)
-        size = own_rows[0].shape[0]
+        constant, size = values[:n], own_rows[0].shape[0]
         sliced = [jax.lax.dynamic_slice_in_dim(v, first, size) for v in values[n:]]
         found = dict(zip([*rows, *made], [*own_rows, *sliced], strict=True))
 
         def body(x: Array, own: Values) -> tuple[Array, None]:
-            return block(*values[:n], x, *own)[0], None
+            return block(*constant, x, *own)[0], None
 
-        return jax.lax.scan(body, x, [found[v] for v in read])[0]
+        values = [found[source[v]].astype(v.aval.dtype) for v in read]
+        return jax.lax.scan(body, x, values)[0]
 
     def fixed_of(params: PyTree) -> tuple[Values, Values]:
         values = of_fixed(*consts, *jax.tree.leaves(params))
@@ -115,11 +123,10 @@ def _stack(jaxpr: Jaxpr, weights: Iterable[Var]) -> JaxprEqn:
     follows = _reached(jaxpr, weights)
 
     def is_stack(eqn: JaxprEqn) -> bool:
-        if eqn.primitive.name != "scan" or eqn.params["num_carry"] != 1:
-            return False
-        return not follows.isdisjoint(_vars(eqn.invars[eqn.params["num_consts"] + 1 :]))
+        read = eqn.invars[eqn.params["num_consts"] + 1 :]
+        return eqn.params["num_carry"] == 1 and not follows.isdisjoint(_vars(read))
 
-    found = [eqn for eqn in jaxpr.eqns if is_stack(eqn)]
+    found = [eqn for eqn in _of(jaxpr, "scan") if is_stack(eqn)]
     if len(found) != 1:
         raise UserError(
             "a pipeline needs a network of one stack of equal blocks, such as a ViT or a decoder, "
@@ -141,6 +148,15 @@ def _refuse_dependence(
             "a pipeline has several micro-batches in its blocks at once, and there or before them "
             "this network keeps statistics from one to the next, as batch norms do"
         )
+
+
+def _of(jaxpr: Jaxpr, primitive: str) -> list[JaxprEqn]:
+    """The equations of a primitive that read a variable."""
+    return [e for e in jaxpr.eqns if e.primitive.name == primitive and _vars(e.invars)]
+
+
+def _grows(eqn: JaxprEqn) -> bool:
+    return eqn.outvars[0].aval.size > eqn.invars[0].aval.size
 
 
 def _vars(atoms: Iterable[object]) -> list[Var]:

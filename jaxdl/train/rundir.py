@@ -117,7 +117,8 @@ def environment() -> dict[str, Any]:
         "jaxdl": jaxdl.__version__,
         "versions": {p: _version(p) for p in PACKAGES},
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        # platform.platform() would start a process, to ask for the kind of processor
+        "platform": f"{platform.system()}-{platform.release()}-{platform.machine()}",
         "git": {"commit": commit(Path.cwd())},
         "hardware": {
             "backend": jax.default_backend(),

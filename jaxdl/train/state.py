@@ -10,6 +10,7 @@ import optax
 from jax.sharding import Mesh
 
 from jaxdl.optim.schedule_free import evaluation_params
+from jaxdl.train.draw import drawn
 from jaxdl.train.precision import LossScale, Scale, first_scale
 from jaxdl.train.sharding import Layout, Rules, tree_shardings
 from jaxdl.types import Array, Objective, PyTree
@@ -106,20 +107,11 @@ def init_state(
         mesh: from `make_mesh`.
         keeps: what else there is, and where leaves live; see `tree_shardings`.
     """
-    abstract = abstract_state(objective, tx, key, batch_spec, mesh, keeps)
-    places = jax.tree.map(lambda s: s.sharding, abstract)
-    init = jax.jit(
+    return drawn(
         lambda k: new_state(objective, tx, k, batch_spec, keeps),
-        out_shardings=places,
-        compiler_options=_quick_to_compile(mesh),
+        key,
+        places=lambda shapes: tree_shardings(shapes, mesh, keeps.rules, keeps.layout),
     )
-    return init(key)
-
-
-def _quick_to_compile(mesh: Mesh) -> dict[str, int] | None:
-    # LLVM spends longer on hundreds of random draws than they take to run, unoptimised, once.
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
-    return {"xla_backend_optimization_level": 0} if on_cpu else None
 
 
 def with_weights(

@@ -7,10 +7,11 @@ on from the newest checkpoint.
 
 import contextlib
 import faulthandler
-import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
+
+from jaxdl.train import hosts
 
 HANGS = 74  # EX_IOERR of sysexits.h
 
@@ -51,8 +52,15 @@ def watchdog(seconds: float, name: str = "") -> Iterator[Callable[[], None]]:
 
 
 def _end(seconds: float, name: str) -> None:
+    # In a thread: what hangs may be the one who reads what is printed.
+    said = threading.Thread(target=_say, args=(seconds, name), daemon=True)
+    said.start()
+    said.join(5.0)
+    hosts.exit(HANGS)
+
+
+def _say(seconds: float, name: str) -> None:
     of = f" of {name}" if name else ""
-    sys.stdout.flush()
     print(
         f"error: nothing has moved for {seconds:g} s (config.hang_after); "
         f"a new start goes on from the newest checkpoint. Threads{of}:",
@@ -60,4 +68,3 @@ def _end(seconds: float, name: str) -> None:
         flush=True,
     )
     faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
-    os._exit(HANGS)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from jaxdl.verbs import before, bench, finished, scale, several
+from jaxdl.verbs import before, bench, finished, nonfinite, probe, scale, several
 
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "bench": bench.bench,
@@ -11,9 +11,11 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "report": finished.report,
     "summary": finished.summary,
     "profile": bench.profile,
+    "probe": probe.probe,
     "plot-schedule": before.plot_schedule,
     "find-lr": before.find_lr,
     "find-batch-size": before.find_batch_size,
+    "find-nan": nonfinite.find_nan,
     "memory": before.memory,
     "scale": scale.scale,
     "trials": several.trials,

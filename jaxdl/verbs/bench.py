@@ -30,17 +30,16 @@ def bench(arguments: list[str]) -> int:
         help="cpu: seconds of all cores together, for a machine that others use",
     )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all of it")
-    parser.add_argument("--compare", nargs=2, type=Path, metavar="FILE", help="two such files")
+    parser.add_argument(
+        "--compare", nargs="+", type=Path, metavar="FILE",
+        help="A.json B.json of two versions; A1 B1 A2 B2 ... of several processes of each",
+    )  # fmt: skip
     parser.add_argument("--import", dest="imports", action="append", default=[], metavar="MODULE")
     options = parser.parse_args(arguments)
     if bool(options.models) == bool(options.compare):
-        raise UserError("name models, or two files to --compare, one of the two")
+        raise UserError("name models, or files to --compare, one of the two")
     if options.compare:
-        from jaxdl.research import bench_compare
-
-        first, second = map(bench_compare.load, options.compare)
-        print(bench_compare.text(bench_compare.compare(first, second)))
-        return 0
+        return _compare(options.compare)
     parts = [override(configs.Config(), [("model", said)]).model for said in options.models]
     prepare_jax()
     from jaxdl.assemble import import_user_module
@@ -63,6 +62,17 @@ def bench(arguments: list[str]) -> int:
             options.json.parent.mkdir(parents=True, exist_ok=True)
             options.json.write_text(json.dumps(told, indent=1) + "\n")
         print(options.json)
+    return 0
+
+
+def _compare(files: list[Path]) -> int:
+    from jaxdl.research import bench_compare
+
+    if len(files) % 2:
+        raise UserError(f"--compare takes pairs A B, not {len(files)} files")
+    runs = [bench_compare.load(file) for file in files]
+    found = bench_compare.compare(runs[::2], runs[1::2])
+    print(bench_compare.text(found, len(files) // 2))
     return 0
 
 

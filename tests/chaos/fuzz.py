@@ -24,6 +24,7 @@ from unittest import mock
 
 import jax
 import jax.numpy as jnp
+import matplotlib.font_manager  # noqa: F401, asks the system for its fonts, once for all
 
 import jaxdl.research.finished
 import jaxdl.session
@@ -220,11 +221,14 @@ def written(tree: dict[str, Any], rng: random.Random) -> bytes:
 
 def fuzz_configs(n: int, seed: int, sandbox: Path) -> Iterator[tuple[str, Outcome]]:
     """Mutated config files, run as a user would run them."""
-    rng, trees = random.Random(seed), bases()
+    trees, file = bases(), sandbox / "mutant.json"
     for i in range(n):
-        file = sandbox / "mutant.json"
+        rng = random.Random(f"{seed} {i}")
         file.write_bytes(written(rng.choice(trees), rng))
-        yield f"configs {seed} {i}", obey(["--config", str(file), "--workdir", f"run{i}"], sandbox.parent)
+        yield (
+            f"configs {seed} {i}",
+            obey(["--config", str(file), "--workdir", f"run{i}"], sandbox.parent),
+        )
 
 
 def shell(value: Any) -> str:
@@ -264,10 +268,18 @@ VERBS = {
     "memory": ["--limit"],
     "trials": ["--vary", "--seeds", "--metric", "--workdir"],
     "--list": ["models", "sources", "res*", "[", "--import"],
+    "find-nan": ["--steps", "{run}"],
+    "bench": ["--image", "--batch-size", "--precision", "--repeats", "--json", "--compare", "cnn"],
+    "profile": ["--steps", "--top", "--out"],
+    "probe": ["--seconds", "--clock", "--json", "--quick"],
+    "scale": ["--chip", "--devices", "--utilisation", "--network"],
     "": ["--config", "--help", "--workdir", "--version"],
 }
 """The options that each verb knows."""
-TAKE_CONFIG = {"train", "evaluate", "plot-schedule", "find-lr", "find-batch-size", "memory", "trials"}
+TAKE_CONFIG = {
+    *("train", "evaluate", "find-nan", "plot-schedule", "find-lr", "find-batch-size", "memory"),
+    *("trials", "profile", "scale"),
+}
 
 
 def line(trees: list[dict[str, Any]], rng: random.Random, sandbox: Path) -> list[str]:
@@ -279,7 +291,9 @@ def line(trees: list[dict[str, Any]], rng: random.Random, sandbox: Path) -> list
         file = sandbox / "base.json"
         file.write_text(json.dumps(tree))
         argv += ["--config", str(file)]
-        argv += [w for _ in range(rng.choice((0, 1, 1, 2))) for w in option(tree, rng).split(" ", 1)]
+        argv += [
+            w for _ in range(rng.choice((0, 1, 1, 2))) for w in option(tree, rng).split(" ", 1)
+        ]
     for _ in range(rng.choice((0, 1, 2, 3))):
         name = rng.choice([*VERBS[verb], rng.choice(list(VERBS.values()))[0]])
         argv.append(name.replace("{run}", str(sandbox / "ruin")))
@@ -294,19 +308,21 @@ def line(trees: list[dict[str, Any]], rng: random.Random, sandbox: Path) -> list
 
 def fuzz_commands(n: int, seed: int, sandbox: Path) -> Iterator[tuple[str, Outcome]]:
     """Mutated command lines of every verb."""
-    rng, trees = random.Random(seed), bases()
+    trees = bases()
     ruin = sandbox / "ruin"  # something like a run directory
     ruin.mkdir()
     for i in range(n):
+        rng = random.Random(f"{seed} {i}")
         (ruin / "config.json").write_bytes(written(rng.choice(trees), rng))
-        (ruin / "metrics.jsonl").write_bytes(rng.choice([b"", b"{}\n{}\n", b"[1]\n", b"\xff\n{}\n"]))
+        (ruin / "metrics.jsonl").write_bytes(
+            rng.choice([b"", b"{}\n{}\n", b"[1]\n", b"\xff\n{}\n"])
+        )
         argv = line(trees, rng, sandbox)
         yield f"commands {seed} {i} {argv}"[:400], obey(argv, sandbox.parent)
 
 
 def fuzz_weights(n: int, seed: int, sandbox: Path) -> Iterator[tuple[str, Outcome]]:
     """Files of weights, damaged or lying, that a run is to begin with."""
-    rng = random.Random(seed)
     model = Part("resnet18", {"width": 4, "stem": "cifar"})
     config = configs.Config(model=model)
     (sandbox / "base.json").write_text(configs.to_json(config))
@@ -325,6 +341,7 @@ def fuzz_weights(n: int, seed: int, sandbox: Path) -> Iterator[tuple[str, Outcom
         mock.patch.object(jaxdl.session, "with_weights", reach),
     ):
         for i in range(n):
+            rng = random.Random(f"{seed} {i}")
             file = sandbox / rng.choice(["w.safetensors", "w.pth", "w.npz", "w"])
             file.write_bytes(weights(rng, files) if i else files[0])
             argv = ["evaluate", "--config", "base.json", f"--config.init_from={file}"]
@@ -333,11 +350,14 @@ def fuzz_weights(n: int, seed: int, sandbox: Path) -> Iterator[tuple[str, Outcom
 
 def fuzz_files(n: int, seed: int, sandbox: Path) -> Iterator[tuple[str, Outcome]]:
     """Folders of images with a trap in them, and archives of arrays, as a run's data."""
-    rng = random.Random(seed)
     tree = configs.to_dict(configs.Config(data=configs.Data(validation=None, test=None)))
     tree["preprocess"] = []
     for i in range(n):
-        place, name = sandbox / f"data{i}", rng.choice(["", "", "\x1b[2J", "\n", "\udcff", "a" * 200])
+        rng = random.Random(f"{seed} {i}")
+        place, name = (
+            sandbox / f"data{i}",
+            rng.choice(["", "", "\x1b[2J", "\n", "\udcff", "a" * 200]),
+        )
         if rng.random() < 0.7:
             for label in ("cat", "dog"):
                 (place / label).mkdir(parents=True)
@@ -350,7 +370,10 @@ def fuzz_files(n: int, seed: int, sandbox: Path) -> Iterator[tuple[str, Outcome]
         else:
             kind, place = "arrays", place.with_suffix(".npz")
             place.write_bytes(arrays_trap(rng))
-            tree["data"] |= {"train": "all", "source": {"name": "npz", "args": {"path": str(place)}}}
+            tree["data"] |= {
+                "train": "all",
+                "source": {"name": "npz", "args": {"path": str(place)}},
+            }
         tree["data"]["memory"] = rng.choice((4.0, 1e-9))
         tree["data"]["batch_size"] = jax.device_count()
         (sandbox / "files.json").write_text(json.dumps(tree))

@@ -27,7 +27,7 @@ from jaxdl.train.digest import digests
 
 
 def resnet50_state() -> dict:
-    """Parameters and AdamW's moments of a ResNet-50, random all: zeros would compress to nothing."""
+    """Parameters and AdamW's moments of a ResNet-50; all random, as zeros compress to nothing."""
     model = find("models", "resnet50").build(1000)
     image = jnp.zeros((1, 32, 32, 3))
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), image))
@@ -66,7 +66,8 @@ def measured(make: Callable, state: dict, folder: Path) -> dict[str, float]:
     close()
     shutil.rmtree(folder)
     names = ("blocking CPU", "blocking clock", "whole CPU", "whole clock")
-    return dict(zip(names, [b - a for to in (returned, done) for a, b in zip(before, to)]))
+    taken = [to[i] - before[i] for to in (returned, done) for i in (0, 1)]
+    return dict(zip(names, taken, strict=True))
 
 
 def ratios(state: dict, n: int) -> dict[str, tuple[float, float, float]]:

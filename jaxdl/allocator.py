@@ -1,0 +1,54 @@
+"""What a process on CPU asks of malloc: keep the memory of a step for the next one.
+
+XLA takes a step's temporaries from malloc and gives them back at its end. glibc then returns them
+to the kernel, and the next step pays for every page anew: tens of thousands of page faults.
+"""
+
+import ctypes
+import mmap
+import os
+
+# <malloc.h>; unchanged since glibc 2.10
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
+MADV_HUGEPAGE = 14  # mmap.MADV_HUGEPAGE is there only where Python was built with it
+
+
+def keep_memory() -> bool:
+    """Have this process keep what it frees, in one heap of large pages; says whether it will.
+
+    To be called before the first computation. Where the allocator is not glibc's nothing changes.
+    """
+    libc = _glibc()
+    if libc is None:
+        return False
+    # Threads' own arenas end at 64 MiB: larger blocks would be mapped, and unmapped, each time.
+    kept = [
+        libc.mallopt(M_ARENA_MAX, 1),
+        libc.mallopt(M_MMAP_MAX, 0),
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1),
+    ]
+    _use_large_pages(libc)
+    return all(kept)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    try:
+        libc = ctypes.CDLL(None)
+        libc.gnu_get_libc_version  # noqa: B018, its absence is the question
+    except (OSError, TypeError, AttributeError):
+        return None
+    return libc
+
+
+def _use_large_pages(libc: ctypes.CDLL) -> None:
+    # Address space for half of the memory, none of it used yet: what malloc hands out later comes
+    # from here, and advice given to the range holds for it.
+    size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.free.argtypes = [ctypes.c_void_p]
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    start = libc.malloc(size)
+    if start:
+        page = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+        libc.madvise(page, size - mmap.PAGESIZE, MADV_HUGEPAGE)
+        libc.free(start)

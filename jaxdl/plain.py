@@ -1,0 +1,44 @@
+"""Plain data from a file or a shell: JSON, and what no config holds, whoever wrote it."""
+
+import json
+import math
+import re
+from typing import Any
+
+from jaxdl.errors import UserError
+
+DEEPEST = 40
+"""Levels of dicts and lists: a part in a part in a part has 6."""
+
+_UNWRITABLE = re.compile("[\0\ud800-\udfff]")  # not in file names, and not in UTF-8
+
+
+def parse(text: str) -> Any:
+    """What JSON says; `ValueError` where it is none, or its numbers or depths are absurd."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("too many brackets inside one another") from None
+
+
+def check_plain(tree: Any, root: str) -> None:
+    """Refuse numbers that are not finite, texts that no file could hold, and absurd depths.
+
+    Args:
+        tree: dicts, lists, strings and numbers.
+        root: what it is called in the message, before the path of the culprit.
+    """
+    queue = [(root, tree, 0)]
+    while queue:
+        path, value, depth = queue.pop()
+        if depth > DEEPEST:
+            raise UserError(f"{path[:80]}...: nested deeper than {DEEPEST} levels")
+        if isinstance(value, dict):
+            queue += [(f"a key of {path}", key, depth) for key in value]
+            queue += [(f"{path}.{key}", inner, depth + 1) for key, inner in value.items()]
+        elif isinstance(value, list | tuple):
+            queue += [(f"{path}.{i}", inner, depth + 1) for i, inner in enumerate(value)]
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{path}: {value} is no finite number")
+        elif isinstance(value, str) and _UNWRITABLE.search(value):
+            raise UserError(f"{path}: '{value}' holds a character that is not of any text")

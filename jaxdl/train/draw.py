@@ -1,0 +1,225 @@
+"""First values, drawn without compiling the program that describes them.
+
+XLA makes a kernel of every draw, hundreds of them for a network, and compiles for seconds what runs
+once. But random bits are a function of (key, position) alone, and nearly every first value is an
+elementwise function of bits and numbers. So the program is read equation by equation, and one
+small function, compiled once, draws any stretch of all the values that are drawn alike. Whatever is
+no such value is computed as it stands.
+
+Parallel Random Numbers: As Easy as 1, 2, 3. Salmon, Moraes, Dror, Shaw 2011.
+https://doi.org/10.1145/2063384.2063405
+"""
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+from jax.extend.random import threefry_2x32
+from jax.interpreters.partial_eval import dce_jaxpr
+from jax.sharding import Sharding
+
+from jaxdl.types import Array, PyTree
+
+STRETCH = 2**16  # numbers drawn at a time: what they pass through stays in the second cache
+
+ELEMENTWISE = frozenset(
+    "abs add and bitcast_convert_type clamp convert_element_type copy cos div eq erf erf_inv erfc "
+    "exp exp2 expm1 floor ge gt integer_pow is_finite le log log1p logistic lt max min mul ne neg "
+    "nextafter not or pow rem round rsqrt select_n shift_left shift_right_arithmetic "
+    "shift_right_logical sign sin sqrt square stop_gradient sub tan tanh xor".split()
+)
+# Calls of a program within the program, and where it stands.
+CALLS = {"jit": "jaxpr", "closed_call": "call_jaxpr", "custom_jvp_call": "call_jaxpr"}
+SAME_ORDER = ("broadcast_in_dim", "expand_dims", "reshape", "squeeze")
+
+
+class Op(NamedTuple):
+    """An elementwise operation on the values of others, or the bits of a key."""
+
+    primitive: core.Primitive | None
+    params: tuple[tuple[str, Any], ...]
+    operands: tuple[Any, ...]
+
+
+class Field(NamedTuple):
+    """An array that is not there yet: each number a function of its position alone."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+    value: Any
+    """An `Op`, or a number."""
+    is_random: bool
+    """If not, all numbers are alike."""
+
+
+def drawn(
+    program: Callable[..., PyTree], *args: Any, places: Callable[[PyTree], PyTree]
+) -> PyTree:
+    """What a pure program returns, each array born under its sharding.
+
+    The numbers are those of `program(*args)` run operation by operation, under any sharding. No
+    device ever holds more than its part, and a process fills the parts of its own devices.
+
+    Args:
+        program: such as the first state of a key.
+        args: the same in every process.
+        places: gives a tree of shardings for the tree of shapes.
+    """
+    closed, shapes = jax.make_jaxpr(program, return_shape=True)(*args)
+    jaxpr, used = dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
+    inputs = [x for x, is_used in zip(jax.tree.leaves(args), used, strict=True) if is_used]
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        values = _read(jaxpr, closed.consts, inputs)
+        # by value, since an average begins as what it is of
+        wholes: dict[int, Any] = {}
+        for value in values:
+            if id(value) not in wholes:
+                wholes[id(value)] = _array(value)
+        leaves = [
+            _placed(wholes[id(value)], place)
+            for value, place in zip(values, jax.tree.leaves(places(shapes)), strict=True)
+        ]
+    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+
+
+def _placed(whole: Any, sharding: Sharding) -> Array:
+    whole = whole if _is_key(whole) else np.asarray(whole)
+    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+
+def _read(jaxpr: core.Jaxpr, consts: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
+    """Results of a program: fields where they can be, else arrays."""
+    known: dict[core.Var, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
+    known.update(zip(jaxpr.invars, inputs, strict=True))
+
+    def value(atom: core.Var | core.Literal) -> Any:
+        is_literal = isinstance(atom, core.Literal)
+        return np.asarray(atom.val, atom.aval.dtype) if is_literal else known[atom]
+
+    for eqn in jaxpr.eqns:
+        known.update(zip(eqn.outvars, _results(eqn, [*map(value, eqn.invars)]), strict=True))
+    return [*map(value, jaxpr.outvars)]
+
+
+def _results(eqn: core.JaxprEqn, operands: list[Any]) -> Sequence[Any]:
+    name, out = eqn.primitive.name, eqn.outvars[0].aval
+    if name in CALLS:
+        called = eqn.params[CALLS[name]]
+        return _read(called.jaxpr, called.consts, operands)
+    if name == "scan" and not eqn.params["num_carry"]:
+        return _turns(eqn, operands)
+    if name == "random_bits" and _counts(operands[0], out):
+        return [Field(out.shape, out.dtype, Op(None, (), (operands[0],)), True)]
+    fields = [*map(_as_field, operands)]
+    if all(f and (not f.is_random or math.prod(f.shape) == out.size) for f in fields):
+        if name in SAME_ORDER:
+            return [fields[0]._replace(shape=out.shape)]
+        if name in ELEMENTWISE:
+            params = tuple(sorted(eqn.params.items()))
+            op = Op(eqn.primitive, params, tuple(f.value for f in fields))
+            return [Field(out.shape, out.dtype, op, any(f.is_random for f in fields))]
+    found = eqn.primitive.bind(*map(_array, operands), **eqn.params)
+    return found if eqn.primitive.multiple_results else [found]
+
+
+def _counts(key: Array, out: Any) -> bool:
+    """Whether bits are the function of key and position that `_stretch` knows."""
+    return (
+        jax.config.jax_threefry_partitionable
+        and key.shape == ()
+        and jax.random.key_impl(key) == "threefry2x32"
+        and out.dtype == jnp.uint32
+        and out.size < 2**32
+    )
+
+
+def _is_key(x: Any) -> bool:
+    return jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def _as_field(x: Any) -> Field | None:
+    if isinstance(x, Field) or _is_key(x) or x.size != 1:
+        return x if isinstance(x, Field) else None
+    return Field(x.shape, x.dtype, np.asarray(x).reshape(()), False)
+
+
+def _turns(eqn: core.JaxprEqn, operands: list[Any]) -> list[Any]:
+    """Of a loop whose turns know nothing of each other, such as over the blocks of a network."""
+    body, n = eqn.params["jaxpr"], eqn.params["num_consts"]
+    fixed, rows = operands[:n], [_array(x) for x in operands[n:]]
+    turns = [
+        _read(body.jaxpr, body.consts, [*fixed, *(x[i] for x in rows)])
+        for i in range(eqn.params["length"])
+    ]
+    return [np.stack([np.asarray(_array(x)) for x in turn]) for turn in zip(*turns, strict=True)]
+
+
+def _array(x: Any) -> Any:
+    """The numbers of a field; anything else as it is."""
+    if not isinstance(x, Field):
+        return x
+    tape, keys, numbers = _written(x.value)
+    if not x.is_random:
+        return np.broadcast_to(_play(tape, (), numbers), x.shape)
+    values = np.empty(math.prod(x.shape), x.dtype)
+    for start in range(0, values.size, STRETCH):
+        part = values[start : start + STRETCH]
+        part[:] = np.asarray(_stretch(tape, np.uint32(start), keys, numbers))[: part.size]
+    return values.reshape(x.shape)
+
+
+def _written(value: Any) -> tuple[tuple[Any, ...], list[np.ndarray], list[np.ndarray]]:
+    """Operations in their order, each by the places of its operands; their keys and numbers."""
+    tape: list[Any] = []
+    keys: list[np.ndarray] = []
+    numbers: list[np.ndarray] = []
+    places: dict[int, int] = {}
+
+    def write(x: Any) -> int:
+        if id(x) in places:
+            return places[id(x)]
+        if not isinstance(x, Op):
+            entry = ("number", len(numbers))
+            numbers.append(x)
+        elif x.primitive is None:
+            entry = ("bits", len(keys))
+            keys.append(np.asarray(jax.random.key_data(x.operands[0])))
+        else:
+            entry = (x.primitive, x.params, tuple(map(write, x.operands)))
+        tape.append(entry)
+        places[id(x)] = len(tape) - 1
+        return places[id(x)]
+
+    write(value)
+    return tuple(tape), keys, numbers
+
+
+def _play(tape: tuple[Any, ...], bits: Sequence[Array], numbers: Sequence[Any]) -> Any:
+    done: list[Any] = []
+    for what, *how in tape:
+        if what == "number":
+            done.append(numbers[how[0]])
+        elif what == "bits":
+            done.append(bits[how[0]])
+        else:
+            params, places = how
+            operands = jnp.broadcast_arrays(*(done[i] for i in places))
+            done.append(what.bind(*operands, **dict(params)))
+    return done[-1]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _stretch(
+    tape: tuple[Any, ...], start: Array, keys: Sequence[Array], numbers: Sequence[Array]
+) -> Array:
+    """Numbers `start` to `start` + STRETCH of a field."""
+    # bits(key, i) = the two halves of threefry(key, (i // 2**32, i % 2**32)), combined
+    position = start + jnp.arange(STRETCH, dtype=jnp.uint32)
+    count = jnp.concatenate([jnp.zeros_like(position), position])
+    halves = [jnp.split(threefry_2x32(key, count), 2) for key in keys]
+    return _play(tape, [a ^ b for a, b in halves], numbers)
