@@ -4,7 +4,7 @@ import functools
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -217,23 +217,35 @@ def import_user_module(name: str) -> None:
         raise UserError(f"cannot import '{name}': {error}") from error
 
 
-def open_splits(config: Config) -> dict[str, Split]:
-    """The splits a config names, by role; all of one shape, and of the training split's classes."""
+def open_splits(
+    config: Config,
+    roles: Sequence[str] = ("train", "validation", "test"),
+    num_classes: int | None = None,
+) -> dict[str, Split]:
+    """The splits a config names, by role; all of one shape, and of the first one's classes.
+
+    Args:
+        config: of the run.
+        roles: those that are wanted.
+        num_classes: where it is known, of a source that does not say.
+    """
     build = registry.bind("sources", config.data.source)
     settings = {"memory": int(config.data.memory * GIB), "threads": config.data.threads}
-    train = open_split(build, config.data.train, **settings)
-    if train.num_classes is None:
-        raise UserError(f"source '{config.data.source.name}' has no labels to learn")
-    splits = {"train": train}
-    for role in ("validation", "test"):
+    splits: dict[str, Split] = {}
+    for role in roles:
         name = getattr(config.data, role)
-        if name:
-            splits[role] = open_split(build, name, num_classes=train.num_classes, **settings)
-            if splits[role].element_spec != train.element_spec:
-                raise UserError(
-                    f"split '{name}' holds {shapes(splits[role])}, but '{train.name}' holds "
-                    f"{shapes(train)}"
-                )
+        if not name:
+            continue
+        splits[role] = open_split(build, name, num_classes=num_classes, **settings)
+        first = next(iter(splits.values()))
+        num_classes = first.num_classes
+        if num_classes is None:
+            raise UserError(f"source '{config.data.source.name}' has no labels to learn")
+        if splits[role].element_spec != first.element_spec:
+            raise UserError(
+                f"split '{name}' holds {shapes(splits[role])}, but '{first.name}' holds "
+                f"{shapes(first)}"
+            )
     return splits
 
 

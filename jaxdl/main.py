@@ -128,16 +128,8 @@ def _new_workdir(spec: str) -> Path:
 
 
 def _train(config: configs.Config, options: argparse.Namespace) -> int:
-    with stop_signals(program=True):
-        prepare_jax()
-        from jaxdl.train.hooks import Diverged
-
-        try:
-            with _among_others(config, options):
-                return _run(config, options.workdir or _new_workdir(options.config))
-        except Diverged as error:
-            print(f"error: {error}", file=sys.stderr)
-            return error.exit_status
+    with stop_signals(program=True), _among_others(config, options):
+        return _run(config, options.workdir or _new_workdir(options.config))
 
 
 def _among_others(
@@ -155,7 +147,9 @@ def _among_others(
 
 
 def _run(config: configs.Config, workdir: Path) -> int:
+    prepare_jax()
     from jaxdl import population, run
+    from jaxdl.train.hooks import Diverged
 
     try:
         (population.run if config.population else run.run)(config, workdir)
@@ -163,6 +157,10 @@ def _run(config: configs.Config, workdir: Path) -> int:
         if hosts.leads():
             print(f"{stop}; the same command with --workdir {workdir} goes on from there")
         return stop.exit_status
+    except Diverged as error:
+        if hosts.leads():
+            print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
     return 0
 
 

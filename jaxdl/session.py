@@ -346,7 +346,7 @@ def first_state(config: Config, plan: Plan) -> TrainState:
 
 def restored_state(config: Config, plan: Plan, checkpoints: Checkpoints) -> Restored | None:
     """The newest sound checkpoint, or None where there is none yet."""
-    return checkpoints.restore_newest(plan.abstract_state(config.seed))
+    return checkpoints.restore_newest(lambda step: plan.abstract_state(config.seed))
 
 
 def final_state(config: Config, plan: Plan, workdir: Path) -> TrainState:

@@ -1,7 +1,7 @@
 """One training step of five networks, beside PyTorch and plain Flax: `python -m tests.peers`.
 
     python -m tests.peers --torch-python PATH [--cores 0] [--repeats 9] [--json FILE]
-    python -m tests.peers --torch-python PATH --wall --cores 0,1,2,3      # on an idle machine
+    python -m tests.peers --torch-python PATH --wall --cores 0 1 2 3      # on an idle machine
     python -m tests.peers --torch-python PATH --device cuda               # bfloat16, 224x224
 
 A step is forward, backward and SGD with momentum, on one batch that stays where it is. Each column
@@ -15,6 +15,7 @@ that does nothing else: no norms, no check that the gradient is finite.
 
 import argparse
 import contextlib
+import importlib.metadata
 import json
 import os
 import statistics
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,9 +97,14 @@ def work(column: Column, device: str, cores: list[int]) -> None:
         command = json.loads(line)
         clock = time.perf_counter()
         if "load" in command:
+            run = lambda steps: 0.0  # what was trained before goes first
             run = build(Network(**command["load"]), column, device, cores)
             run(2)
-            answer: dict[str, float] = {"seconds": time.perf_counter() - clock}
+            package = "torch" if column.library == "torch" else "jax"
+            answer = {
+                "seconds": time.perf_counter() - clock,
+                "version": f"{package} {importlib.metadata.version(package)}",
+            }
         else:
             cpu = time.process_time()
             run(command["run"])
@@ -275,32 +282,30 @@ def workers(
     environment = {**os.environ, "OMP_NUM_THREADS": count, "PYTHONPATH": str(ROOT)}
     if device == "cpu":
         environment["JAX_PLATFORMS"] = "cpu"
+    else:  # all columns are on one device at a time, and JAX would take most of it
+        environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = "0.3"
     started: dict[str, subprocess.Popen] = {}
     try:
         for name in columns:
             interpreter = python["torch" if COLUMNS[name].library == "torch" else "jax"]
-            said = ["--work", name, "--device", device, "--cores", ",".join(map(str, cores))]
+            said = ["--work", name, "--device", device, "--cores", *map(str, cores)]
             started[name] = subprocess.Popen(
                 [interpreter, str(Path(__file__).resolve()), *said],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
             )  # fmt: skip
-
-        def asker(name: str) -> Callable[[dict], dict]:
-            def ask(command: dict) -> dict:
-                process = started[name]
-                print(json.dumps(command), file=process.stdin, flush=True)
-                line = process.stdout.readline()
-                if not line:
-                    raise SystemExit(f"column '{name}' ended with status {process.wait()}")
-                return json.loads(line)
-
-            return ask
-
-        yield {name: asker(name) for name in columns}
+        yield {name: partial(_ask, process) for name, process in started.items()}
     finally:
         for process in started.values():
             process.kill()
             process.wait()
+
+
+def _ask(process: subprocess.Popen, command: dict) -> dict:
+    print(json.dumps(command), file=process.stdin, flush=True)
+    line = process.stdout.readline()
+    if not line:
+        raise SystemExit(f"{process.args} ended with status {process.wait()}")
+    return json.loads(line)
 
 
 def measure(
@@ -309,17 +314,25 @@ def measure(
     repeats: int,
     clock: str,
     seconds: float = 0.5,
-) -> dict[str, list[float]]:
-    """Seconds of a step by column, one figure a repeat, the columns in turn."""
-    steps = {}
+) -> tuple[dict[str, list[float]], dict[str, dict]]:
+    """Seconds of a step by column, one figure a repeat, the columns in turn; and what loading said.
+
+    Args:
+        network: that each column builds.
+        ask: from `workers`.
+        repeats: of the turns.
+        clock: 'cpu' or 'wall'.
+        seconds: that each column trains in one turn, or one step.
+    """
+    steps, loaded = {}, {}
     for name, column in ask.items():
-        column({"load": network._asdict()})
+        loaded[name] = column({"load": network._asdict()})
         steps[name] = max(1, round(seconds / max(column({"run": 1})["wall"], 1e-6)))
     times: dict[str, list[float]] = {name: [] for name in ask}
     for _ in range(repeats):
         for name, column in ask.items():
             times[name].append(column({"run": steps[name]})[clock] / steps[name])
-    return times
+    return times, loaded
 
 
 def ratios(times: dict[str, list[float]]) -> dict[str, tuple[float, float, float]]:
@@ -347,22 +360,25 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("networks", nargs="*", help="such as resnet20; default: all")
     parser.add_argument("--torch-python", default=sys.executable, help="interpreter with torch")
-    parser.add_argument("--columns", help=f"some of {', '.join(COLUMNS)}; the first is 1.00")
-    parser.add_argument("--cores", default="0", help="processors that every process is pinned to")
+    parser.add_argument("--columns", nargs="+", choices=COLUMNS, help="the first is 1.00")
+    parser.add_argument("--cores", nargs="+", type=int, default=[0], help="to pin processes to")
     parser.add_argument("--wall", action="store_true", help="wall clock, not CPU time")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--json", type=Path, help="write every repeat of every column")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
-    cores = [int(c) for c in options.cores.split(",")]
+    cores = options.cores
     if options.work:
         if options.device == "cpu":
             os.sched_setaffinity(0, cores)  # before any library counts the processors
         work(COLUMNS[options.work], options.device, cores)
         return
-    columns = options.columns.split(",") if options.columns else list(USUAL[options.device])
+    columns = options.columns or list(USUAL[options.device])
     networks = CPU if options.device == "cpu" else CUDA
+    known = [network.ours for network in networks]
+    if not set(options.networks) <= set(known):
+        parser.error(f"networks are {', '.join(known)}")
     clock = "wall" if options.wall or options.device == "cuda" else "cpu"
     python = {"torch": options.torch_python, "jax": sys.executable}
     print("| | " + " | ".join(COLUMNS[c].title for c in columns) + " |")
@@ -372,15 +388,15 @@ def main(argv: list[str] | None = None) -> None:
         for network in networks:
             if options.networks and network.ours not in options.networks:
                 continue
-            times = measure(network, ask, options.repeats, clock)
+            times, loaded = measure(network, ask, options.repeats, clock)
             print(row(network, times), flush=True)
-            found.append({**network._asdict(), "seconds": times, "ratios": ratios(times)})
+            told = {"seconds": times, "ratios": ratios(times), "loaded": loaded}
+            found.append({**network._asdict(), **told})
     said = {"cpu": "CPU time", "wall": "wall clock"}[clock]
-    print(f"{said} of a step, processors {options.cores}, {options.repeats} interleaved repeats")
+    print(f"{said} of a step, processors {cores}, {options.repeats} interleaved repeats")
     if options.json:
-        options.json.write_text(
-            json.dumps({"clock": clock, "cores": cores, "device": options.device, "rows": found})
-        )
+        settings = {"clock": clock, "cores": cores, "device": options.device, "command": sys.argv}
+        options.json.write_text(json.dumps({**settings, "rows": found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

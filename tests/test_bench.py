@@ -244,9 +244,10 @@ def test_peers_take_turns_and_are_compared_repeat_by_repeat():
         return ask
 
     network = peers.CPU[0]
-    times = peers.measure(network, {name: asker(name) for name in seconds}, 3, "cpu")
+    times, loaded = peers.measure(network, {name: asker(name) for name in seconds}, 3, "cpu")
     loading = [(n, c) for n in seconds for c in ("load", "run")]
     assert asked == loading + 3 * [("torch", "run"), ("jaxdl", "run")]
+    assert set(loaded) == set(seconds)
     assert times == {"torch": [1.0] * 3, "jaxdl": [3.0] * 3}
     # A machine that slows down in between slows both.
     drifting = {"torch": [1.0, 2.0, 4.0], "jaxdl": [1.5, 3.0, 8.0]}

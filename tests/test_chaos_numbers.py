@@ -27,11 +27,11 @@ from jaxdl.train.hooks import Diverged
 from jaxdl.train.step import compile_step
 
 
-@pytest.mark.parametrize("setting", ["float32, 8 devices", "float16, accumulated", "SAM, clipped"])
+@pytest.mark.parametrize("setting", ["float16, accumulated", "SAM, clipped"])
 def test_a_bad_number_is_skipped_or_harmless(setting):
-    found, wrong = numbers.experiment(12, 0, [setting])
+    found, wrong = numbers.experiment(8, 0, [setting])
     assert not wrong
-    assert found.total() == 12 and sum(n for (_, kind), n in found.items() if kind == "skipped") > 6
+    assert found.total() == 8 and sum(n for (_, kind), n in found.items() if kind == "skipped") > 4
 
 
 @pytest.fixture(scope="module")

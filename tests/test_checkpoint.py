@@ -1,6 +1,9 @@
 """Checkpoints: what is saved comes back, on any devices; what is damaged is noticed."""
 
+import json
 import shutil
+import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +16,7 @@ from jaxdl import tree
 from jaxdl.errors import UserError
 from jaxdl.nn.head import Classifier, Head
 from jaxdl.optim.averages import ema
+from jaxdl.train import seal
 from jaxdl.train.checkpoint import Checkpoints
 from jaxdl.train.digest import digests
 from jaxdl.train.sharding import batch_sharding
@@ -88,6 +92,7 @@ def test_digests_notice_every_change_and_no_resharding():
         "w": jnp.arange(64.0).reshape(8, 8),
         "b": jnp.zeros(3, jnp.bfloat16),
         "n": jnp.arange(3),
+        "key": jax.random.key(0),
     }
     base = digests(state)
     sharded = jax.device_put(state["w"], batch_sharding(mesh_of(8)))
@@ -151,3 +156,122 @@ def test_nothing_sound_is_an_error_that_says_so(tmp_path):
         pytest.raises(UserError, match="no older one is sound"),
     ):
         checkpoints.restore_newest(like(mesh_of(1)))
+
+
+def test_a_metric_decides_what_is_kept_after_a_restart_too(tmp_path):
+    state = trained(mesh_of(1), steps=1)
+    for step, metric in {1: 0.9, 2: 0.1, 3: 0.2, 4: 0.3}.items():
+        with Checkpoints(tmp_path, keep_latest=1, keep_best=1) as checkpoints:
+            checkpoints.save(step, state, metric, {})
+    assert checkpoints.steps() == [1, 4]
+
+
+def saved_twice(folder, monkeypatch=None):
+    if monkeypatch:
+        monkeypatch.setattr(seal, "READ_BELOW", 2**13)  # larger files are known by their leaves
+    with Checkpoints(folder) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(
+                step, trained(mesh_of(1), step), 0.5, {"window": {"loss": [0.25, 3.0]}}
+            )
+
+
+def told(folder):
+    with Checkpoints(folder) as checkpoints, pytest.raises(UserError) as caught:
+        checkpoints.restore(2, like(mesh_of(1)))
+    return str(caught.value)
+
+
+def test_the_index_names_the_file_of_a_leaf(tmp_path, monkeypatch):
+    saved_twice(tmp_path, monkeypatch)
+    damage_data(tmp_path / "2")
+    files = [f for f in (tmp_path / "2").rglob("d/*") if f.is_file()]
+    largest = max(files, key=lambda f: f.stat().st_size)
+    message = told(tmp_path)
+    assert "1 of 35 leaves differ" in message or "cannot be read" in message
+    assert str(largest.relative_to(tmp_path / "2")) in message
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"extra": {"window": {"loss": [0.75, 3.0]}}}, "seal.json is not what was saved"),
+        ({"metric": 0.75}, "seal.json is not what was saved"),
+        ({"digest": None}, "seal.json is not what was saved"),
+    ],
+)
+def test_a_seal_guards_what_it_says(tmp_path, change, said):
+    saved_twice(tmp_path)
+    file = tmp_path / "2" / "seal.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    assert f"checkpoint {tmp_path}/2 is damaged: {said}" in told(tmp_path)
+
+
+def test_another_checkpoint_in_its_place_is_told(tmp_path):
+    saved_twice(tmp_path)
+    shutil.rmtree(tmp_path / "2")
+    shutil.copytree(tmp_path / "1", tmp_path / "2")
+    assert "seal.json is of step 1" in told(tmp_path)
+    (tmp_path / "2" / "seal.json").unlink()
+    assert "seal.json is missing" in told(tmp_path)
+
+
+def refuse(*_):
+    raise OSError(28, "No space left on device")
+
+
+def test_a_save_that_fails_is_told_at_once_and_leaves_nothing(tmp_path, monkeypatch):
+    states = {step: trained(mesh_of(1), step) for step in (1, 2, 3)}
+    hook = sys.unraisablehook
+    with Checkpoints(tmp_path, keep_latest=1) as checkpoints:
+        checkpoints.save(1, states[1], None, {})
+        assert checkpoints.unsaved() is None
+        with monkeypatch.context() as patch:
+            patch.setattr(seal, "write", refuse)
+            checkpoints.save(2, states[2], None, {})
+            with pytest.warns(UserWarning, match=r"/2 was not written: OSError: .*No space left"):
+                deadline = time.monotonic() + 60
+                while checkpoints._saving and time.monotonic() < deadline:
+                    checkpoints.watch(2, states[2], {})
+        assert "goes on from step 1" in checkpoints.unsaved()
+        assert [f.name for f in tmp_path.iterdir()] == ["1"]
+        assert_same_bits(checkpoints.restore(1, like(mesh_of(1))).state, states[1])
+        checkpoints.save(3, states[3], None, {})
+        assert checkpoints.unsaved() is None and checkpoints.steps() == [3]
+    assert sys.unraisablehook == hook
+
+
+def test_digests_that_cannot_be_had_fail_the_save(tmp_path, monkeypatch):
+    with Checkpoints(tmp_path) as checkpoints:
+        monkeypatch.setattr("jaxdl.train.checkpoint.start", refuse)
+        with pytest.warns(UserWarning, match="was not written"):
+            checkpoints.save(1, trained(mesh_of(1), 1), None, {})
+        assert checkpoints.steps() == [] and not list(tmp_path.iterdir())
+
+
+def test_one_that_looks_only_disturbs_nothing(tmp_path):
+    saved_twice(tmp_path)
+    (tmp_path / "3.orbax-checkpoint-tmp").mkdir()  # another process is at it
+    damage_data(tmp_path / "2")
+    before = sorted(tmp_path.rglob("*"))
+    with (
+        Checkpoints(tmp_path, writes=False) as checkpoints,
+        pytest.warns(UserWarning, match="using step 1 instead"),
+    ):
+        checkpoints.restore_newest(like(mesh_of(1)))
+    assert sorted(tmp_path.rglob("*")) == before
+    with Checkpoints(tmp_path):
+        assert not (tmp_path / "3.orbax-checkpoint-tmp").exists()
+
+
+def test_a_device_without_memory_is_no_damage(tmp_path, monkeypatch):
+    saved_twice(tmp_path)
+    with Checkpoints(tmp_path) as checkpoints:
+
+        def restore(*_, **__):
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+        monkeypatch.setattr(checkpoints._manager, "restore", restore)
+        with pytest.raises(jax.errors.JaxRuntimeError):
+            checkpoints.restore_newest(like(mesh_of(1)))
+        assert checkpoints.steps() == [1, 2]

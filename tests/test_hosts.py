@@ -146,6 +146,8 @@ import sys, time
 from jaxdl.train.line import Line
 port, process, end = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 line = Line("127.0.0.1", port, process, 3, 30)
+if end == "is stopped":
+    line.fail(75, "stopped before all had started")
 line.start({})
 print("started", flush=True)
 if end == "fails":
@@ -157,7 +159,7 @@ time.sleep(60)
 """
 
 
-def members(*ends):
+def members(*ends, started=True):
     port = hosts.free_port()
     running = [
         subprocess.Popen(
@@ -166,7 +168,8 @@ def members(*ends):
         )
         for i, end in enumerate(ends)
     ]  # fmt: skip
-    assert {p.stdout.readline() for p in running} == {"started\n"}
+    if started:
+        assert {p.stdout.readline() for p in running} == {"started\n"}
     return running
 
 
@@ -189,6 +192,12 @@ def test_a_process_that_fails_tells_the_others_why():
     assert ended[1][2] == ""  # it has said so itself
     for _, _, error in (ended[0], ended[2]):
         assert error.startswith("error: process 1 (") and error.endswith("no such data set\n")
+
+
+def test_a_process_that_is_stopped_while_others_wait_for_more_ends_them():
+    ended = hosts.finish(members("waits", "is stopped", started=False), 25)  # of three
+    assert [(status, out) for status, out, _ in ended] == [(75, ""), (75, "")]
+    assert "process 1 (" in ended[0][2] and "stopped before all had started" in ended[0][2]
 
 
 def test_all_leave_together_without_a_word():

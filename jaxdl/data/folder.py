@@ -1,6 +1,8 @@
 """A folder of images, one folder a class."""
 
 import dataclasses
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -77,6 +79,12 @@ def _folders(root: Path) -> list[Path]:
     return sorted(d for d in root.iterdir() if d.is_dir() and not d.name.startswith("."))
 
 
+def _files(directory: Path) -> Iterator[Path]:
+    """What is below it and no folder; links to folders are not followed."""
+    for place, _, names_here in os.walk(directory):
+        yield from (Path(place, name) for name in names_here)
+
+
 def _examples(root: Path, class_names: tuple[str, ...]) -> list[tuple[Path, int]]:
     """(file, class) of every image below `root`, shuffled by a fixed seed."""
     found = []
@@ -84,7 +92,7 @@ def _examples(root: Path, class_names: tuple[str, ...]) -> list[tuple[Path, int]
         if directory.name not in class_names:
             hint = choices(directory.name, class_names)
             raise UserError(f"'{directory}' is no class of the training images: {hint}")
-        files = sorted(f for f in directory.rglob("*") if f.suffix.lower() in _SUFFIXES)
+        files = sorted(f for f in _files(directory) if f.suffix.lower() in _SUFFIXES)
         if not files:
             raise UserError(f"'{directory}' holds no image ({' '.join(_SUFFIXES)})")
         found += [(file, class_names.index(directory.name)) for file in files]

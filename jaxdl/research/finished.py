@@ -1,11 +1,16 @@
 """A finished model, measured or given away: `jaxdl evaluate` and `jaxdl export`."""
 
+import dataclasses
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from jaxdl.assemble import Plan, assemble
+from jaxdl.assemble import Plan, assemble, open_splits
 from jaxdl.config import Config
+from jaxdl.data.opening import Split
+from jaxdl.data.source import Source
 from jaxdl.errors import UserError, choices
 from jaxdl.hub.load import save
 from jaxdl.session import final_state, first_state, weights_of, whole_split
@@ -13,23 +18,49 @@ from jaxdl.train.evaluate import make_evaluate
 from jaxdl.types import PyTree
 
 
-def weights(config: Config, workdir: Path | None = None) -> tuple[Plan, PyTree, PyTree]:
+def weights(
+    config: Config, workdir: Path | None = None, role: str | None = None
+) -> tuple[Plan, PyTree, PyTree]:
     """The plan of a config, and (params, variables): of a run, or those it would begin with.
 
     Args:
         config: of the run.
         workdir: its directory; the weights are those that it was judged by in the end.
+        role: the one split that is wanted; by default all are opened.
     """
-    plan = assemble(config)
+    # Early stopping asks for a validation split, and nothing is trained here.
+    measured = dataclasses.replace(config, early_stopping=None) if role else config
+    plan = assemble(measured, role and _opened(config, workdir, role))
     state = first_state(config, plan) if workdir is None else final_state(config, plan, workdir)
     return plan, *weights_of(config, plan, state)
 
 
+def _opened(config: Config, workdir: Path | None, role: str) -> dict[str, Split]:
+    """One split, and beside it what a run wrote down of the one that it trained on."""
+    known = _manifest(workdir).get("data", {})
+    if role == "train" or config.evaluation.norm_batches or not known.get("num_classes"):
+        return open_splits(config, [*dict.fromkeys(("train", role))])
+    opened = open_splits(config, (role,), num_classes=known["num_classes"])[role]
+    # Of examples that nobody reads the number is enough: durations follow from it.
+    unread = Source(range(known["train"]), opened.class_names, known["num_classes"])
+    train = dataclasses.replace(opened, name=config.data.train, source=unread, arrays=None)
+    return {"train": train, role: opened}
+
+
+def _manifest(workdir: Path | None) -> dict[str, Any]:
+    file = workdir and workdir / "manifest.json"
+    return json.loads(file.read_text()) if file and file.is_file() else {}
+
+
 def evaluate(config: Config, workdir: Path | None = None, role: str = "test") -> dict[str, float]:
-    """Metric to value over one split: 'train', 'validation' or 'test'."""
-    plan, params, variables = weights(config, workdir)
-    if role not in plan.splits:
-        raise UserError(f"the config has no split '{role}': {choices(role, plan.splits)}")
+    """Metric to value over one split: 'train', 'validation' or 'test'.
+
+    No other split of a run is opened, unless its weights need batches to train on.
+    """
+    roles = [r for r in ("train", "validation", "test") if getattr(config.data, r)]
+    if role not in roles:
+        raise UserError(f"the config has no split '{role}': {choices(role, roles)}")
+    plan, params, variables = weights(config, workdir, role)
     measure = make_evaluate(plan.objective, plan.metrics, plan.mesh)
     found = measure(params, variables, whole_split(config, plan, role))
     return {name: float(value) for name, value in found.items() if np.ndim(value) == 0}

@@ -30,6 +30,7 @@ class Desk:
         self._names: dict[int, str] = {}
         self._rounds: dict[str, dict[int, Any]] = {}
         self._started = False
+        self._given_up = b""
         self._may_go: set[int] = set()
 
     @property
@@ -46,8 +47,8 @@ class Desk:
             await asyncio.sleep(self._timeout)
             if not self._started:
                 missing = sorted(set(range(self._processes)) - set(self._writers))
-                self._tell("refused", f"{_listed(missing)} of {self._processes} did not start "
-                           f"within {self._timeout:g} s")  # fmt: skip
+                said = f"{_listed(missing)} of {self._processes} did not start"
+                self._give_up("refused", f"{said} within {self._timeout:g} s")
             await asyncio.Event().wait()
 
     async def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -60,12 +61,14 @@ class Desk:
         if wrong := self._objection(process, name, processes):
             writer.write(_message("refused", wrong))
             if not self._started:
-                self._tell("refused", wrong)
+                self._give_up("refused", wrong)
             with contextlib.suppress(ConnectionError):
                 await reader.read()  # to close with something unread would take the message back
             writer.close()
             return
         self._writers[process], self._names[process] = writer, name
+        if self._given_up:
+            writer.write(self._given_up)
         with contextlib.suppress(ConnectionError):
             async for line in reader:
                 self._take(process, *json.loads(line))
@@ -86,7 +89,10 @@ class Desk:
         if name in NOTICES:
             if name == "failed":
                 self._may_go.add(process)
-            self._tell(name, value)
+            if name == "failed" and not self._started:
+                self._give_up(name, value)
+            else:
+                self._tell(name, value)
             return
         given = self._rounds.setdefault(name, {})
         given[process] = value
@@ -99,10 +105,15 @@ class Desk:
         if name == "start":
             names = [self._names[i] for i in range(self._processes)]
             if wrong := differences(names, values):
-                self._tell("refused", wrong)
+                self._give_up("refused", wrong)
                 return
             self._started, values = True, names
         self._tell(name, values)
+
+    def _give_up(self, name: str, value: Any) -> None:
+        """Tell all who are there, and who is still to come."""
+        self._given_up = _message(name, value)
+        self._tell(name, value)
 
     def _tell(self, name: str, value: Any) -> None:
         # Process 0 last: it may end the program, and this desk with it.

@@ -156,7 +156,12 @@ def _turns(eqn: core.JaxprEqn, operands: list[Any]) -> list[Any]:
         _read(body.jaxpr, body.consts, [*fixed, *(x[i] for x in rows)])
         for i in range(eqn.params["length"])
     ]
-    return [np.stack([np.asarray(_array(x)) for x in turn]) for turn in zip(*turns, strict=True)]
+    results = []
+    for values, result in zip(zip(*turns, strict=True), eqn.outvars, strict=True):
+        results.append(np.empty(result.aval.shape, result.aval.dtype))
+        for row, value in zip(results[-1], values, strict=True):
+            row[...] = _array(value)
+    return results
 
 
 def _array(x: Any) -> Any:

@@ -6,6 +6,7 @@ the others then stays open: see `line.py`.
 """
 
 import contextlib
+import importlib.metadata
 import os
 import sys
 import time
@@ -20,6 +21,7 @@ from jaxdl.train.line import Line, end
 # JAX is imported where it is used: signals, which need this file, are listened to before that.
 
 _line: Line | None = None
+_meeting: Line | None = None  # until all are there
 
 
 class Place(NamedTuple):
@@ -59,9 +61,11 @@ def gather(name: str, value: Any) -> list[Any]:
 
 
 def exit(status: int) -> None:
-    """End the program at once."""
+    """End the program at once, and while not all have started, the others with it."""
     if _line:
         _line.exit(status)
+    if _meeting:
+        _meeting.fail(status, "stopped before all had started")
     end(status)
 
 
@@ -121,18 +125,19 @@ def joined(
     Raises:
         UserError: says which processes are missing, surplus or different.
     """
-    global _line
-    import jax
-
-    line = Line(place.host, place.port - 1, place.process, place.processes, timeout)
-    names = line.start({"jax": jax.__version__, **_flat(facts)})
-    _line = line
+    global _line, _meeting
+    line = _meeting = Line(place.host, place.port - 1, place.process, place.processes, timeout)
+    try:
+        names = line.start({"jax": importlib.metadata.version("jax"), **_flat(facts)})
+        _line = line
+    finally:
+        _meeting = None
     try:
         _initialize(place, timeout, heartbeat)
         _check_devices(names)
         yield
     except Exception as error:
-        status = 2 if isinstance(error, UserError) else getattr(error, "exit_status", 1)
+        status = 2 if isinstance(error, UserError) else 1
         if status == 1:
             # A collective fails where a process is gone; the line says so, and ends the program.
             time.sleep(1)
@@ -142,7 +147,7 @@ def joined(
         line.fail(status, f"{type(error).__name__ if status == 1 else ''} {error}".strip())
     line.leave()
     _line = None
-    jax.distributed.shutdown()
+    _shut_down()
 
 
 def _initialize(place: Place, timeout: float, heartbeat: float) -> None:
@@ -160,6 +165,12 @@ def _initialize(place: Place, timeout: float, heartbeat: float) -> None:
         )
     except RuntimeError as error:
         raise UserError(f"jax.distributed cannot start: {error}") from error
+
+
+def _shut_down() -> None:
+    import jax
+
+    jax.distributed.shutdown()
 
 
 def _check_devices(names: list[str]) -> None:

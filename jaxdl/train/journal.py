@@ -89,7 +89,7 @@ class _Outlet:
         self._sink: Sink | None = None
         self._pending: list[tuple[int, Mapping[str, Any]]] = []
         self._taken: list[tuple[int, Mapping[str, Any]]] = []  # all of the last step that was taken
-        self._refused_at = -math.inf
+        self._refused_at, self._told = -math.inf, False
         self._push()
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
@@ -107,17 +107,17 @@ class _Outlet:
                 if step != self._step:
                     self._taken, self._step = [], step
                 self._taken.append(self._pending.pop(0))
-            self._refused_at = -math.inf
         except OSError as error:
             self._let_go()
             # A step may be there in part, so all of it is written anew.
             if self._taken and self._step > self._begun:
                 self._pending, self._taken = self._taken + self._pending, []
                 self._step -= 1
-            if self._refused_at == -math.inf:
+            self._refused_at = time.monotonic()
+            if not self._told:
+                self._told = True
                 said = f"{self._name} cannot be written: {error.strerror or error}"
                 warnings.warn(f"{said}; its lines are kept and tried again", stacklevel=2)
-            self._refused_at = time.monotonic()
 
     def _let_go(self) -> None:
         sink, self._sink = self._sink, None

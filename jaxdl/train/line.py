@@ -126,6 +126,8 @@ class Line:
                     self._given["start"].put(value)
                 elif name == "lost":
                     self._part(LOST, f"{value} is gone")
+                elif name == "failed" and not started:
+                    self._part(value["status"], value["reason"])
                 elif name == "failed":
                     later = threading.Timer(GRACE, self._part, (value["status"], value["reason"]))
                     later.daemon = True

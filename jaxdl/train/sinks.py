@@ -4,6 +4,7 @@ A sink is opened with the run directory and the step that the run is at. What wa
 that step, by a run that was killed, is dropped.
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -45,12 +46,14 @@ class _TensorBoard:
         folder.mkdir(parents=True, exist_ok=True)
         name = f"events.out.tfevents.{int(time.time())}.{os.getpid()}.{time.monotonic_ns()}"
         file = folder / name
+        self._file = file.open("xb")
         try:
-            self._file = file.open("xb")
             self._add(file_version="brain.Event:2")
             self._add(step=step + 1, session_log=SessionLog(status=SessionLog.START))
         except OSError:
-            file.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self._file.close()
+            file.unlink()
             raise
 
     def write(self, step: int, values: Mapping[str, float]) -> None:

@@ -25,7 +25,7 @@ RUN = [
     "--config", "configs/cnn.py", "--config.model.widths=[8]", "--config.model.drop_rate=0.1",
     "--config.average=ema(decay=0.9)", "--config.log.every=1", "--config.log.sinks=[]",
     "--config.checkpoint.every=5", "--config.evaluation.every=4",
-    "--config.data.evaluation_batch_size=1", "--config.duration=60 steps",
+    "--config.data.evaluation_batch_size=1", "--config.duration=60 steps", "--start-timeout", "60",
 ]  # fmt: skip
 
 Moment = Callable[[Path, Sequence[subprocess.Popen]], None]
