@@ -338,12 +338,9 @@ def measure(
 def ratios(times: dict[str, list[float]]) -> dict[str, tuple[float, float, float]]:
     """Quartiles (25, 50, 75 %) of the repeats' own ratios to the first column, by column."""
     first = next(iter(times.values()))
-    found = {}
-    for name, column in times.items():
-        paired = [b / a for a, b in zip(first, column, strict=True)]
-        low, mid, high = statistics.quantiles(paired, n=4, method="inclusive")
-        found[name] = (low, mid, high)
-    return found
+    paired = lambda column: [b / a for a, b in zip(first, column, strict=True)]
+    quartiles = partial(statistics.quantiles, n=4, method="inclusive")
+    return {name: tuple(quartiles(paired(column))) for name, column in times.items()}
 
 
 def row(network: Network, times: dict[str, list[float]]) -> str:

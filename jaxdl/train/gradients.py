@@ -23,6 +23,15 @@ def whole(loss: Loss) -> Taken:
     return jax.value_and_grad(loss, has_aux=True)
 
 
+def cut_up(batch: Batch, n: int) -> Batch:
+    """A batch as n micro-batches, along a new axis 0.
+
+    Strided, so that each device cuts its own rows and none travels.
+    """
+    cut = lambda x: x.reshape(x.shape[0] // n, n, *x.shape[1:]).swapaxes(0, 1)
+    return {name: cut(x) for name, x in batch.items()}
+
+
 def accumulate(micro_batches: int, take: Taker = whole) -> Taker:
     """The gradient of the whole batch, from `micro_batches` of them one after the other.
 
@@ -39,10 +48,6 @@ def accumulate(micro_batches: int, take: Taker = whole) -> Taker:
 
     def accumulated(loss: Loss) -> Taken:
         def taken(params: PyTree, variables: PyTree, batch: Batch, key: Array):
-            def split(x: Array) -> Array:
-                # Strided, so that each device cuts its own rows and none travels.
-                return x.reshape(x.shape[0] // n, n, *x.shape[1:]).swapaxes(0, 1)
-
             def one(variables: PyTree, micro: Batch, i: Array):
                 (value, aux), grads = take(loss)(
                     params, variables, micro, jax.random.fold_in(key, i)
@@ -56,7 +61,7 @@ def accumulate(micro_batches: int, take: Taker = whole) -> Taker:
                 variables, more = one(variables, *xs)
                 return (variables, jax.tree.map(jnp.add, sums, more)), None
 
-            micro = jax.tree.map(split, dict(batch))
+            micro = cut_up(batch, n)
             first = jax.tree.map(lambda x: x[0], micro)
             _, shapes = jax.eval_shape(one, variables, first, jnp.uint32(0))
             zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)

@@ -4,9 +4,9 @@ The blocks of a network are split over the mesh's axis `stage`, and what one sta
 micro-batch travels to the next while it turns to another. All stages run one program over the
 ticks of a schedule (`pipeline_schedule.py`): at each tick a forward pass, a backward pass, both or
 none. A stage keeps what it read, and computes its blocks again in the backward pass. What comes
-before and after the blocks (`pipeline_cut.py`) is computed by every stage, and counts at the first
-and the last: none has to wait longer for that. Over `data` and `fsdp` every stage is split as the
-whole network would be; over `tensor`, its blocks are.
+before and after the blocks (`pipeline_cut.py`) is computed by every stage, with weights gathered
+whole, and counts at the first and the last, for which the others would wait anyway. Over `data`
+every stage is split as the whole network would be; over `fsdp` and `tensor`, its blocks are.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 from jaxdl.errors import UserError
 from jaxdl.registry import register
 from jaxdl.train import pipeline_schedule
-from jaxdl.train.gradients import Loss, Taken, Taker
+from jaxdl.train.gradients import Loss, Taken, Taker, cut_up
 from jaxdl.train.pipeline_cut import Cut, Values, cut
 from jaxdl.train.pipeline_schedule import Schedule
 from jaxdl.types import Array, Aux, Batch, PyTree
@@ -74,11 +74,7 @@ def pipelined(schedule: Schedule, mesh: Mesh, loss: Loss) -> Taken:
     n, stages = int(schedule.forward.max()) + 1, mesh.shape[AXIS]
 
     def taken(params: PyTree, variables: PyTree, batch: Batch, key: Array):
-        def split(x: Array) -> Array:
-            # Strided, so that each device cuts its own rows and none travels.
-            return x.reshape(x.shape[0] // n, n, *x.shape[1:]).swapaxes(0, 1)
-
-        micro = jax.tree.map(split, dict(batch))
+        micro = cut_up(batch, n)
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(n, dtype=jnp.uint32))
         pieces = cut(loss, params, variables, jax.tree.map(lambda x: x[0], micro), key)
         if pieces.depth % stages:
@@ -222,6 +218,6 @@ def _add(counts: Array, total: Array, more: Array) -> Array:
 
 
 def _whole(rest: Values) -> Values:
-    # XLA's partitioner aborts on what a loss picks from logits that are split by classes: here
-    # only blocks are split over `tensor`.
+    # XLA's partitioner (jax 0.10.2) aborts on a gather from logits that are split by classes, which
+    # is how a loss picks the label's.
     return [jax.lax.with_sharding_constraint(x, P()) for x in rest]
