@@ -8,7 +8,7 @@ from conftest import ROOT
 
 # A room may import rooms of earlier rows and itself; rooms of one row are blind to each other.
 ROWS = [
-    ["errors", "plain", "types", "tree", "config", "override", "registry"],
+    ["allocator", "errors", "plain", "types", "tree", "config", "override", "registry"],
     ["nn", "losses", "metrics", "augment"],
     ["models", "optim"],
     ["objectives", "data", "train", "hub", "report"],

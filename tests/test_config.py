@@ -202,4 +202,5 @@ def test_summary_mentions_every_field_that_is_set():
     shown = {line.split()[0] for line in configs.summary(Config()).splitlines()}
     unset = {"initializer", "dropout", "freeze_norms", "init_from", "regularizers", "wrappers"}
     unset |= {"freeze", "rates", "layer_decay", "augment", "average", "early_stopping", "imports"}
+    unset |= {"population"}
     assert shown == {field.name for field in dataclasses.fields(Config)} - unset

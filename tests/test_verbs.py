@@ -156,9 +156,10 @@ def test_find_batch_size_names_the_last_that_fits(capsys, monkeypatch):
 
 
 def test_memory(capsys):
-    first, parts = said(capsys, "memory", *TINY, "--limit", "1.5").splitlines()
+    first, parts, state, *placed = said(capsys, "memory", *TINY, "--limit", "1.5").splitlines()
     assert re.fullmatch(r"a step needs about [\d.]+ KiB on each device, of 1.50 GiB", first)
     assert all(name in parts for name in ("state", "gradients", "activations", "batch"))
+    assert "on each device, of" in state and "whole" in placed[0]
     large = ["--config.data.batch_size=65536", "--limit", "0.0025"]
     assert "--config.gradient.accumulate=2" in said(capsys, "memory", *TINY, *large)
     nothing = said(capsys, "memory", *TINY, "--limit", "1e-8")

@@ -12,7 +12,7 @@ https://doi.org/10.1145/2063384.2063405
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -57,9 +57,7 @@ class Field(NamedTuple):
     """If not, all numbers are alike."""
 
 
-def drawn(
-    program: Callable[..., PyTree], *args: Any, places: Callable[[PyTree], PyTree]
-) -> PyTree:
+def drawn(program: Callable[..., PyTree], *args: Any, places: Callable[[PyTree], PyTree]) -> PyTree:
     """What a pure program returns, each array born under its sharding.
 
     The numbers are those of `program(*args)` run operation by operation, under any sharding. No

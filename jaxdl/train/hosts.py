@@ -139,8 +139,9 @@ def joined(
     except Exception as error:
         status = 2 if isinstance(error, UserError) else 1
         if status == 1:
-            # A collective fails where a process is gone; the line says so, and ends the program.
+            # A collective fails where a process is gone. The line hears why, and ends the program.
             time.sleep(1)
+            line.follow()
             traceback.print_exc()
         else:
             print(f"error: {error}", file=sys.stderr)

@@ -58,6 +58,7 @@ class Line:
         self._desk = _keep_desk(port, processes, timeout) if process == 0 else None
         self._given: defaultdict[str, queue.Queue] = defaultdict(queue.Queue)
         self._closed, self._sending = threading.Event(), threading.Lock()
+        self._failed: tuple[int, str] | None = None
         self._connection = _connected(host, port, timeout)
         self._write({"process": process, "name": self.name, "processes": processes})
         threading.Thread(target=self._read, name="jaxdl-line", daemon=True).start()
@@ -95,9 +96,15 @@ class Line:
 
     def fail(self, status: int, reason: str) -> None:
         """End the program; the others follow with the same status, and say why."""
+        self._closed.set()
         with contextlib.suppress(OSError):
             self.send("failed", {"status": status, "reason": f"{self.name}: {reason}"})
         self.exit(status)
+
+    def follow(self) -> None:
+        """End the program as another one did that has failed, if one has."""
+        if self._failed:
+            self._part(*self._failed)
 
     def exit(self, status: int) -> None:
         """End the program at once; process 0 after the others, whom its end would abort."""
@@ -126,10 +133,11 @@ class Line:
                     self._given["start"].put(value)
                 elif name == "lost":
                     self._part(LOST, f"{value} is gone")
-                elif name == "failed" and not started:
-                    self._part(value["status"], value["reason"])
                 elif name == "failed":
-                    later = threading.Timer(GRACE, self._part, (value["status"], value["reason"]))
+                    self._failed = value["status"], value["reason"]
+                    if not started:
+                        self.follow()
+                    later = threading.Timer(GRACE, self.follow)
                     later.daemon = True
                     later.start()
                 elif name in _handlers:

@@ -6,6 +6,7 @@ No socket, no process, no pickle; what a library does by itself is in `KNOWN`, w
 """
 
 import argparse
+import collections
 import json
 import os
 import re
@@ -27,7 +28,8 @@ seen = []
 def hook(event, args):
     if event.startswith(events):
         stack = traceback.extract_stack(sys._getframe(1))
-        frames = [f"{f.filename}:{f.lineno} {f.name}" for f in stack if "<string>" not in f.filename]
+        stack = [f for f in stack if "<string>" not in f.filename]
+        frames = [f"{f.filename}:{f.lineno} {f.name}" for f in stack]
         seen.append([event, repr(args)[:200], frames])
 sys.addaudithook(hook)
 import jaxdl
@@ -51,7 +53,8 @@ class Event(NamedTuple):
     """innermost last"""
 
     def __str__(self) -> str:
-        return f"{self.name} {self.args} from " + " <- ".join(reversed(self.frames[-6:]))
+        short = [re.sub(r".*/(site-packages|lib/python[0-9.]+|main)/", "", f) for f in self.frames]
+        return f"{self.name} {self.args[:80]} from " + " <- ".join(reversed(short[-12:]))
 
 
 class Known(NamedTuple):
@@ -59,14 +62,25 @@ class Known(NamedTuple):
 
     event: str
     by: str
+    within: str
     reason: str
 
     def covers(self, event: Event) -> bool:
-        """Whether an event is this one."""
-        return bool(re.fullmatch(self.event, event.name)) and any(self.by in f for f in event.frames)
+        """Whether an event is this one: by the file `by`, called from a file of `within`."""
+        callers = " ".join(event.frames)
+        return event.name == self.event and self.by in callers and self.within in callers
 
 
-KNOWN: tuple[Known, ...] = ()
+KNOWN = (
+    Known(
+        "socket.__new__", "asyncio/selector_events.py", "orbax",
+        "Orbax writes by asyncio, whose loop wakes itself through a pair of sockets in the process",
+    ),
+    Known(
+        "subprocess.Popen", "matplotlib/font_manager.py", "_load_fontmanager",
+        "Matplotlib asks fc-list for the fonts of a machine, the first time that it is used there",
+    ),
+)  # fmt: skip
 
 RUN = [
     "--config", "tiny.json", "--workdir", "run", "--config.duration=4 steps",
@@ -139,9 +153,10 @@ def main(argv: list[str]) -> int:
                 continue
             status, events, said = audited(commands, Path(folder))
             rest = unknown(events)
-            print(f"{verb:<16} status {status}  known events {len(events) - len(rest)}  others {len(rest)}")
-            for event in rest:
-                print(f"    {event}", flush=True)
+            known = len(events) - len(rest)
+            print(f"{verb:<16} status {status}  known events {known}  others {len(rest)}")
+            for event, count in collections.Counter(map(str, rest)).most_common():
+                print(f"    {count} x {event}", flush=True)
             if any(status):
                 print(said[-500:])
             failed |= bool(rest) or any(status)
