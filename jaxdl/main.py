@@ -32,7 +32,8 @@ def _parser() -> argparse.ArgumentParser:
         "`jaxdl summary MODEL` shows what layers cost, `jaxdl evaluate` measures weights, "
         "`jaxdl export` gives them away. Before a run: `jaxdl plot-schedule`, `jaxdl find-lr`, "
         "`jaxdl find-batch-size` and `jaxdl memory` take --config as training does; `jaxdl trials` "
-        "runs variants of it with several seeds.",
+        "runs variants of it with several seeds. Speed: `jaxdl bench MODEL`, `jaxdl profile`, "
+        "`jaxdl probe` the machine, `jaxdl scale` to more devices.",
         allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="FILE[:ARGUMENT]", help="a .py or .json config file")
@@ -52,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     several = parser.add_argument_group(
         "several processes",
-        "The same command in each, and a --workdir that all of them see. See docs/scale.md.",
+        "The same command in each, and a --workdir that all of them see. See docs/launch.md.",
     )
     several.add_argument(
         "--distributed",

@@ -5,8 +5,7 @@ from chaos.audit import VERBS, Event, audited, unknown
 
 
 def test_importing_and_the_verbs_of_a_run_do_nothing_else(tmp_path):
-    commands = [*VERBS["train"], *VERBS["evaluate"], *VERBS["export"], *VERBS["init_from"]]
-    commands += [*VERBS["report"], *VERBS["--list"], *VERBS["summary"]]
+    commands = [VERBS["train"][0], *VERBS["evaluate"], *VERBS["report"], *VERBS["--list"]]
     status, events, said = audited(commands, tmp_path)
     assert status == [0] * len(commands), said
     rest = unknown(events)

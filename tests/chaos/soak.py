@@ -91,7 +91,7 @@ def soak(steps: int, saves: int, workdir: Path) -> Soaked:
         jax.monitoring.unregister_event_duration_listener(note)
     # the fifth save comes with the first evaluation, and after the last the run is concluded
     late = collections.Counter(name for n, name in compiled if 6 <= n < saves)
-    steps_compiled = collections.Counter(name for _, name in compiled if name == "step")
+    steps_compiled = collections.Counter(name for _, name in compiled if name == "jit(step)")
     return Soaked(np.array(memory), late, steps_compiled)
 
 
