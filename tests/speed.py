@@ -229,6 +229,7 @@ def loop_of(config: Any) -> Iterator[tuple[Callable[[int], None], Callable[[int]
                 session.stop.reached()
                 yield
 
+        session.stop.begin()
         with contextlib.closing(session.batches(0)) as batches:
             calls = turning()
             yield lambda n: [next(calls) for _ in range(n)] and None, alone

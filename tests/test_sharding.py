@@ -239,7 +239,9 @@ def test_batch_statistics_of_each_part():
 
 def test_sync_norms_is_a_config_line():
     """Off, no statistics travel: the step of a skewed batch is another one."""
-    config = Config(data=IMAGES, model=part("resnet20", width=8), optimizer=part("sgd", learning_rate=0.1))
+    config = Config(
+        data=IMAGES, model=part("resnet20", width=8), optimizer=part("sgd", learning_rate=0.1)
+    )
     (_, synced, _), (_, own, plan) = (
         trained(dataclasses.replace(config, sync_norms=sync), 2) for sync in (True, False)
     )

@@ -6,6 +6,7 @@ read here. Features that are text (ids, file names) or whose length varies are l
 """
 
 import dataclasses
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -129,6 +130,7 @@ def prepared(dataset: str, data_dir: str | None) -> Any:
     except ImportError as error:
         raise UserError("TFDS data sets need `pip install tensorflow-datasets`") from error
 
+    hush()
     root = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
     try:
         builder = tfds.builder(dataset, data_dir=str(root))
@@ -146,6 +148,16 @@ def prepared(dataset: str, data_dir: str | None) -> Any:
         'is installed (only this needs it): python -c "import tensorflow_datasets as tfds; '
         f"tfds.builder({arguments}).download_and_prepare(file_format='array_record')\""
     )
+
+
+def hush() -> None:
+    """Keep TFDS from recommending OpenCV: images are decoded by Pillow here, as all others are."""
+    logging.getLogger("absl").addFilter(worth_saying)
+
+
+def worth_saying(record: logging.LogRecord) -> bool:
+    """Whether a line of a log is for the user."""
+    return not str(record.msg).startswith("OpenCV is not installed")
 
 
 def _names_in(root: Path) -> list[str]:

@@ -207,7 +207,11 @@ class Checkpoints:
         except jax.errors.JaxRuntimeError:
             raise  # of the devices, not of the files
         except Exception as error:  # Orbax raises many kinds for damaged files
-            raise UserError(f"checkpoint {folder} cannot be read: {_reason(error)}") from error
+            unsure = seal.unread(sealed)
+            where = f"; of {_listed(unsure)} only the size was checked" if unsure else ""
+            raise UserError(
+                f"checkpoint {folder} cannot be read: {_reason(error)}{where}"
+            ) from error
         found, saved = digests(state), sealed.digests
         differing = [name for name, digest in found.items() if saved.get(name) != digest]
         if differing:
@@ -274,7 +278,7 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 def _reason(error: Exception) -> str:
     text = " ".join(str(error).split()).partition(" [source locations")[0]
-    return f"{type(error).__name__}: {text[:600]}"
+    return f"{type(error).__name__}: {text[:200]}"
 
 
 def _listed(found: Sequence[str]) -> str:

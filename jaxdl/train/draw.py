@@ -34,7 +34,12 @@ ELEMENTWISE = frozenset(
     "shift_right_logical sign sin sqrt square stop_gradient sub tan tanh xor".split()
 )
 # Calls of a program within the program, and where it stands.
-CALLS = {"jit": "jaxpr", "closed_call": "call_jaxpr", "custom_jvp_call": "call_jaxpr"}
+CALLS = {
+    "jit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+}
 SAME_ORDER = ("broadcast_in_dim", "expand_dims", "reshape", "squeeze")
 
 
@@ -108,7 +113,10 @@ def _results(eqn: core.JaxprEqn, operands: list[Any]) -> Sequence[Any]:
     name, out = eqn.primitive.name, eqn.outvars[0].aval
     if name in CALLS:
         called = eqn.params[CALLS[name]]
-        return _read(called.jaxpr, called.consts, operands)
+        results = _read(called.jaxpr, called.consts, operands)
+        # What is compiled as one has other last bits when it is computed piece by piece.
+        if name != "jit" or all(isinstance(r, Field) or _is_key(r) for r in results):
+            return results
     if name == "scan" and not eqn.params["num_carry"]:
         return _turns(eqn, operands)
     if name == "random_bits" and _counts(operands[0], out):

@@ -1,8 +1,8 @@
 """What a checkpoint must hold, written beside it before it gets its name: `seal.json`.
 
 A digest of every leaf, the files with their sizes, the monitored metric, what the program added,
-and a digest of all this. Files are read back only where they are small, which is all that leads to
-the numbers: what a large one holds is known by the leaves.
+and a digest of all this. Files are read back for it, but for the large shards: what these hold is
+known by the leaves.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ import tensorstore as ts
 from jaxdl.errors import UserError
 
 NAME = "seal.json"
-READ_BELOW = 2**20  # bytes of a file whose contents are recorded too
+READ_BELOW = 2**20  # bytes of a shard whose contents are recorded too
 
 
 class Seal(NamedTuple):
@@ -72,6 +72,11 @@ def harmed(folder: Path, seal: Seal) -> list[str]:
     return found
 
 
+def unread(seal: Seal) -> list[str]:
+    """The files of which only the size is known."""
+    return [name for name, (_, digest) in seal.files.items() if digest is None]
+
+
 def holders(folder: Path, leaf: str) -> list[str]:
     """The files of a checkpoint that hold a leaf of its state, as OCDBT's index has it."""
     store = ts.KvStore.open(f"file://{folder}/state/").result()
@@ -102,7 +107,8 @@ def _names(folder: Path) -> list[str]:
 
 def _known(file: Path) -> tuple[int, str | None]:
     size = file.stat().st_size
-    return size, _digest(file.read_bytes()) if size < READ_BELOW else None
+    is_large = file.parent.name == "d" and size >= READ_BELOW
+    return size, None if is_large else _digest(file.read_bytes())
 
 
 def _canonical(content: dict[str, Any]) -> bytes:

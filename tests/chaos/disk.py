@@ -124,7 +124,7 @@ def saves(disk: Path, limit: Limit, budgets: list[float]) -> collections.Counter
     )
 
 
-RUN = [*TINY, "--config.duration=40 steps", '--config.log.sinks=["csv", "tensorboard"]']
+RUN = [*TINY, "--config.duration=40 steps", "--config.log.sinks=csv,tensorboard"]
 
 
 def a_run(disk: Path, budget: int, expected: dict) -> list[str]:
@@ -159,7 +159,8 @@ def _result(workdir: Path) -> dict:
 def runs(disk: Path, budgets: list[float]) -> collections.Counter:
     """What came of runs at budgets given as shares of what one takes."""
     process = command(*RUN, "--workdir", disk / "whole")
-    process.communicate(timeout=600)
+    _, error = process.communicate(timeout=600)
+    assert process.returncode == 0, error
     size = ROOM - shutil.disk_usage(disk).free
     expected = _result(disk / "whole")
     shutil.rmtree(disk / "whole")
