@@ -234,10 +234,11 @@ def test_a_second_start_compiles_nothing_anew(tmp_path):
         run = command(*arguments, XDG_CACHE_HOME=str(cache), JAX_COMPILATION_CACHE_DIR="")
         _, error = run.communicate(timeout=300)
         assert run.returncode == 0, error
-        return {p.name for p in (cache / "jaxdl" / "xla").iterdir() if p.name.endswith("-cache")}
+        # What compiles in a moment is kept or not, as the machine is busy or not.
+        return {p.name for p in (cache / "jaxdl" / "xla").glob("jit_step*-cache")}
 
     first = start("first")
-    assert any(name.startswith("jit_step") for name in first)
+    assert len(first) == 1
     assert start("second") == first
 
 
