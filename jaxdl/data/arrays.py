@@ -15,7 +15,6 @@ from jaxdl.data.splits import names, resolve
 from jaxdl.errors import UserError
 from jaxdl.registry import register
 
-
 # What a broken file raises in zipfile and numpy.
 _BROKEN = (
     *(ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError),

@@ -27,12 +27,14 @@ from jaxdl.types import Array, PyTree
 
 STRETCH = 2**16  # numbers drawn at a time: what they pass through stays in the second cache
 
-ELEMENTWISE = frozenset(
-    "abs add and bitcast_convert_type clamp convert_element_type copy cos div eq erf erf_inv erfc "
-    "exp exp2 expm1 floor ge gt integer_pow is_finite le log log1p logistic lt max min mul ne neg "
-    "nextafter not or pow rem round rsqrt select_n shift_left shift_right_arithmetic "
-    "shift_right_logical sign sin sqrt square stop_gradient sub tan tanh xor".split()
-)
+ELEMENTWISE = {
+    "abs", "add", "and", "bitcast_convert_type", "clamp", "convert_element_type", "copy", "cos",
+    "div", "eq", "erf", "erf_inv", "erfc", "exp", "exp2", "expm1", "floor", "ge", "gt",
+    "integer_pow", "is_finite", "le", "log", "log1p", "logistic", "lt", "max", "min", "mul", "ne",
+    "neg", "nextafter", "not", "or", "pow", "rem", "round", "rsqrt", "select_n", "shift_left",
+    "shift_right_arithmetic", "shift_right_logical", "sign", "sin", "sqrt", "square",
+    "stop_gradient", "sub", "tan", "tanh", "xor",
+}  # fmt: skip
 # Calls of a program within the program, and where it stands.
 CALLS = {
     "jit": "jaxpr",
