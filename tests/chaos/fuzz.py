@@ -79,7 +79,7 @@ def fuzz_weights(n: int, seed: int, sandbox: Path) -> Iterator[tuple[str, Outcom
         raise Reached
 
     with (
-        mock.patch.object(jaxdl.research.finished, "assemble", lambda _: plan),
+        mock.patch.object(jaxdl.research.finished, "assemble", lambda *_, **__: plan),
         mock.patch.object(jaxdl.session, "init_state", lambda *_: state),
         mock.patch.object(jaxdl.session, "with_weights", reach),
     ):
