@@ -325,10 +325,6 @@ class Population(Session):
 
         return lambda states, batch: measured(states, self._values(), batch)
 
-    def lines(self) -> list[dict[str, Any]]:
-        """What was measured so far of a member that is left."""
-        return self.journals[self.alive[0]].lines
-
     def has_stopped(self) -> bool:
         """Never: members are left behind between rounds."""
         return False

@@ -232,7 +232,12 @@ def test_keeps_types_and_shapes(entry, dtype):
     gradient, params = nested(GRADIENT, dtype), nested(PARAMS, jnp.float32)
     types = lambda values: jax.tree.map(lambda x: (x.shape, x.dtype), values)
     start = tx.init(params)
-    found, state = jax.eval_shape(tx.update, gradient, start, params)
+    found, state = jax.eval_shape(
+        functools.partial(optax.with_extra_args_support(tx).update, value=jnp.float32(1)),
+        gradient,
+        start,
+        params,
+    )
     assert types(found) == types(gradient)
     assert types(state) == types(start)
 

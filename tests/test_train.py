@@ -10,7 +10,6 @@ import pytest
 from jax.sharding import AxisType, Mesh
 
 from jaxdl import models, tree
-from jaxdl.errors import UserError
 from jaxdl.nn.head import Classifier, Head
 from jaxdl.objectives.base import Model, augmented
 from jaxdl.objectives.supervised import supervised

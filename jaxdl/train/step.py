@@ -67,7 +67,7 @@ def make_step(
         if skip_nonfinite or loss_scale is not None:
             # A norm is finite only if all that it is taken of is; SAM's second gradient shows in
             # the update.
-            sizes = jnp.stack([loss, metrics["gradient_norm"][0], metrics["update_norm"][0]])
+            sizes = jnp.stack([loss, *(metrics[name][0] for name in norms)])
             finite = jnp.all(jnp.isfinite(sizes))
             new = _choose(finite, new, state)
             metrics = jax.tree.map(lambda x: jnp.where(finite, x, jnp.zeros_like(x)), metrics)

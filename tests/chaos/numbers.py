@@ -32,7 +32,7 @@ from jaxdl.train.state import TrainState
 from jaxdl.train.step import compile_step, make_step
 from jaxdl.types import Objective
 
-VALUES = (np.nan, np.inf, -np.inf, 3e38)
+VALUES = (np.nan, np.inf, -np.inf, 3e38, 1e25)
 STEPS = 5
 BATCH = 16
 NONE, LOSS, GRADIENT = -1, -2, -3

@@ -124,7 +124,8 @@ def pair(
 
 
 RUN = [*TINY, "--config.optimizer=sgd", "--config.optimizer.learning_rate=0.01",
-       "--config.schedule=constant", "--config.data.batch_size=64", "--config.mesh.fsdp=1"]  # fmt: skip
+       "--config.schedule=constant", "--config.data.batch_size=64",
+       "--config.mesh.fsdp=1"]  # fmt: skip
 
 
 def processes(folder: Path) -> dict[int, float]:
