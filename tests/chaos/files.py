@@ -252,7 +252,8 @@ def arrays_trap(rng: random.Random) -> bytes:
         np.array([print, None] * 4), np.array(["a"] * 8), np.zeros(8, "M8[s]"), np.float32(3),
         np.zeros((8, 0)), np.zeros((0,)), np.arange(8) - 3, np.full(8, 2**40), np.full(8, np.nan),
         np.full(8, 2**31 - 1), np.zeros((8, 2), complex), np.zeros((3,)),
-        np.zeros(8, [("a", "f4")]), np.zeros((8, 9, 8, 1), np.float16), np.zeros((8, 9, 8, 7), bool), np.zeros((8,) + (1,) * 30),
+        np.zeros(8, [("a", "f4")]), np.zeros((8, 9, 8, 1), np.float16),
+        np.zeros((8, 9, 8, 7), bool), np.zeros((8,) + (1,) * 30),
     ]  # fmt: skip
     key = rng.choice(["image", "label", "mask", "class_names", "", "a/b", "tokens", "x" * 300])
     match rng.randrange(4):
