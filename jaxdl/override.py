@@ -48,13 +48,12 @@ def _assign(tree: dict[str, Any], path: str, text: str) -> None:
 def _descend(node: Any, annotation: Any, key: str, where: str) -> tuple[Any, Any]:
     if isinstance(node, list):
         child = node[_position(node, key, where)]
-        return child, Part if _is_part(child) else Any
-    if annotation is Part:
+    elif annotation is Part:
         child = node["args"].get(key, node.get(key))
         if isinstance(child, str):  # a part by its bare name, such as loss=cross_entropy
             child = node["args"][key] = {"name": child, "args": {}}
         if child is None:
-            raise UserError(f"{where}.{key} is not set: name it first, --{where}.{key}=NAME")
+            raise _unset(f"{where}.{key}")
     elif annotation is Any:
         child = node.get(key)
     else:
@@ -62,6 +61,8 @@ def _descend(node: Any, annotation: Any, key: str, where: str) -> tuple[Any, Any
         if key not in known:
             raise UserError(f"unknown key {where}.{key}: {choices(key, known)}")
         inner = dataclass_of(known[key])
+        if node[key] is None and inner is Part:
+            raise _unset(f"{where}.{key}")
         if node[key] is None and inner:
             node[key] = to_dict(inner())
         child = node[key]
@@ -72,6 +73,10 @@ def _descend(node: Any, annotation: Any, key: str, where: str) -> tuple[Any, Any
     if not isinstance(child, dict | list):
         raise UserError(f"{where}.{key} is {child!r}: nothing can be set inside it")
     return child, Any
+
+
+def _unset(path: str) -> UserError:
+    return UserError(f"{path} is not set: name it first, --{path}=NAME")
 
 
 def _position(node: list, key: str, where: str) -> int:

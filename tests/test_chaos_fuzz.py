@@ -86,6 +86,9 @@ def test_a_place_inside_a_plain_dict_can_be_set(capsys, monkeypatch):
     rates = ["--config", "configs/cnn.py", "--config.rates.head=0.1", "--print-config"]
     assert main([*rates, "--config.optimizer.args.eps=1e-6"]) == 0
     shown = json.loads(capsys.readouterr().out)
+    inside = ["--config.model.widths=[8]", "--config.model.widths.0.x=1"]
+    assert main(["--config", "configs/cnn.py", *inside]) == 2
+    assert "widths.0 is 8: nothing can be set inside it" in capsys.readouterr().err
     assert shown["rates"] == {"head": 0.1} and shown["optimizer"]["args"]["eps"] == 1e-6
 
 

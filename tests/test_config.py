@@ -74,6 +74,7 @@ def test_json_round_trip_keeps_nested_parts():
         ("optimizer.learning_rate.deep", "1", UserError),
         ("seed", "seven", UserError),
         ("wrappers", "[1]", UserError),
+        ("dropout.size", "1", UserError),
     ],
 )
 def test_override(path, text, value):
