@@ -123,9 +123,10 @@ def pair(
     return same and all(places), same_back, float(np.max(np.abs(np.subtract(losses, stayed))))
 
 
-RUN = [*TINY, "--config.optimizer=sgd", "--config.optimizer.learning_rate=0.01",
-       "--config.schedule=constant", "--config.data.batch_size=64",
-       "--config.mesh.fsdp=1"]  # fmt: skip
+RUN = [
+    *TINY, "--config.optimizer=sgd", "--config.optimizer.learning_rate=0.01",
+    "--config.schedule=constant", "--config.data.batch_size=64", "--config.mesh.fsdp=1",
+]  # fmt: skip
 
 
 def processes(folder: Path) -> dict[int, float]:
