@@ -9,7 +9,7 @@ import mmap
 import os
 
 # <malloc.h>; unchanged since glibc 2.10
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 MADV_HUGEPAGE = 14  # mmap.MADV_HUGEPAGE is there only where Python was built with it
 
 
@@ -25,7 +25,7 @@ def keep_memory() -> bool:
     kept = [
         libc.mallopt(M_ARENA_MAX, 1),
         libc.mallopt(M_MMAP_MAX, 0),
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1),
+        libc.mallopt(M_TRIM_THRESHOLD, -1),
     ]
     _use_large_pages(libc)
     return all(kept)

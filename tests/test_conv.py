@@ -10,7 +10,7 @@ import pytest
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxdl.nn import conv
+from jaxdl.nn import conv, pool
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 A = ((2, 1), (0, 3))  # asymmetric padding
@@ -28,14 +28,23 @@ GEOMETRIES = [
     ("im2col", (5, 4), (5, 2), 3, A, 1, 3, 1, 1),
     ("im2col", (3, 9), (3, 3), 1, "VALID", 3, 2, 1, 1),
     ("im2col", (4, 4), (3, 3), 1, "SAME", 2, 3, 1, 2),
-    ("im2col", (1, 6), (2, 3), 1, "SAME", 2, 3, 1, 1),
+    ("dense", (1, 6), (2, 3), 1, "SAME", 2, 3, 1, 1),  # a 1x3 in effect
     ("im2col", (6, 6), (3, 3), 2, N, 2, 3, 1, 1),
     ("patch", (8, 4), (4, 4), 4, "VALID", 3, 5, 1, 1),
     ("patch", (9, 7), (4, 3), (4, 3), "VALID", 2, 3, 1, 1),  # the last row and column are left over
     ("patch", (5, 4), (5, 4), 1, "VALID", 3, 2, 1, 1),
     ("patch", (24, 12), (12, 12), 12, "VALID", 1, 2, 1, 1),  # more taps than are written out
-    ("lax", (8, 8), (3, 3), 1, "SAME", 3, 5, 1, 1),
-    ("lax", (17, 13), (7, 7), 2, "SAME", 3, 2, 1, 1),
+    ("dense", (8, 7), (3, 3), 1, "SAME", 3, 5, 1, 1),
+    ("dense", (9, 8), (3, 3), 1, "SAME", 16, 12, 1, 1),  # narrow: two neighbours as one
+    ("dense", (8, 9), (5, 4), 1, A, 3, 17, 1, 1),
+    ("dense", (8, 8), (3, 3), 2, "SAME", 4, 18, 1, 1),
+    ("dense", (9, 11), (3, 2), (2, 3), A, 3, 4, 1, 1),  # the last columns are read by nothing
+    ("dense", (17, 13), (7, 7), 2, "SAME", 3, 2, 1, 1),
+    ("dense", (14, 15), (2, 3), (4, 5), "VALID", 3, 2, 1, 1),  # phases that no tap reaches
+    ("dense", (9, 10), (3, 3), 1, "SAME", 2, 3, 1, 2),
+    ("dense", (15, 24), (3, 4), (2, 3), A, 3, 2, 1, 2),
+    ("dense", (16, 15), (2, 3), 2, "SAME", 2, 3, 1, 3),
+    ("dense", (9, 9), (3, 3), 1, N, 2, 3, 1, 1),
     ("lax", (12, 12), (12, 12), 1, "SAME", 3, 3, 3, 1),  # too many taps
     ("depthwise", (5, 8), (3, 3), 1, "SAME", 5, 5, 5, 1),
     ("depthwise", (9, 6), (3, 3), 2, A, 3, 3, 3, 1),
@@ -53,10 +62,15 @@ GEOMETRIES = [
 NAMES = [f"{g[0]}-{i}" for i, g in enumerate(GEOMETRIES)]
 each_geometry = pytest.mark.parametrize("geometry", GEOMETRIES, ids=NAMES)
 # One of each, for what costs more to check.
-SAMPLE = [
-    GEOMETRIES[NAMES.index(n)] for n in ("im2col-6", "patch-13", "depthwise-21", "grouped-29")
-]
+KINDS = ("im2col", "patch", "dense", "depthwise", "grouped")
+SAMPLE = [[g for g in GEOMETRIES if g[0] == kind][1] for kind in KINDS]
+SAMPLE[0] = next(g for g in GEOMETRIES if g[:4] == ("im2col", (4, 4), (3, 3), 2))
+DENSE = [g for g in GEOMETRIES if g[0] == "dense"]
 each_kind = pytest.mark.parametrize("geometry", SAMPLE, ids=lambda g: g[0])
+
+
+# As jaxprs name them.
+PRODUCTS = ("dot_general", "conv_general_dilated", "conv_input_gradient", "conv_kernel_gradient")
 
 
 def arrays(geometry, seed=0):
@@ -70,11 +84,11 @@ def arrays(geometry, seed=0):
 def pair(geometry):
     """(ours, lax's) as functions of (x, kernel)."""
     _, _, _, stride, padding, _, _, groups, rate = geometry
-    stride = stride if isinstance(stride, tuple) else (stride, stride)
+    stride, rate = (s if isinstance(s, tuple) else (s, s) for s in (stride, rate))
     common = {
         "window_strides": stride,
         "padding": padding,
-        "rhs_dilation": (rate, rate),
+        "rhs_dilation": rate,
         "dimension_numbers": NHWC,
         "feature_group_count": groups,
     }
@@ -136,14 +150,14 @@ def test_the_chooser_picks_what_was_measured_to_be_quickest(geometry, monkeypatc
     monkeypatch.setattr(conv, "FORMULATIONS", traced)
     eqns = primitives(ours, *arrays(geometry))
     assert chosen == [geometry[0]] * (geometry[0] != "lax")
-    assert (geometry[0] == "lax") == any(e.primitive.name == "conv_general_dilated" for e in eqns)
+    assert (geometry[0] == "lax") == any(e.primitive is lax.conv_general_dilated_p for e in eqns)
     # On an accelerator it is lax's convolution, whatever the geometry.
     monkeypatch.setattr(conv, "backend", lambda: "tpu")
     elsewhere = jax.make_jaxpr(lambda *args: ours(*args))(*arrays(geometry))  # traced afresh
     assert str(elsewhere) == str(jax.make_jaxpr(reference)(*arrays(geometry)))
 
 
-@pytest.mark.parametrize("formulation", ["im2col", "grouped", "depthwise", "lax"])
+@pytest.mark.parametrize("formulation", ["dense", "im2col", "grouped", "depthwise", "lax"])
 def test_a_formulation_can_be_forced_on_any_backend(formulation, monkeypatch):
     monkeypatch.setattr(conv, "backend", lambda: "gpu")
     groups = {"depthwise": 4, "grouped": 2}.get(formulation, 1)
@@ -152,8 +166,8 @@ def test_a_formulation_can_be_forced_on_any_backend(formulation, monkeypatch):
     args = arrays(geometry)
     forced = functools.partial(ours, formulation=formulation)
     close(forced(*args), reference(*args))
-    names = {e.primitive.name for e in primitives(forced, *args)}
-    assert ("conv_general_dilated" in names) == (formulation == "lax")
+    found = {e.primitive for e in primitives(forced, *args)}
+    assert (lax.conv_general_dilated_p in found) == (formulation == "lax")
 
 
 @each_kind
@@ -169,7 +183,7 @@ def test_vmap_over_images_kernels_and_both(geometry):
         close(gradient[0](*args), gradient[1](*args))
 
 
-@each_kind
+@pytest.mark.parametrize("geometry", SAMPLE + DENSE[4:6], ids=lambda g: g[0])
 def test_hessian_vector_products_both_ways_equal_lax(geometry):
     args, tangents = arrays(geometry), arrays(geometry, seed=1)
 
@@ -186,7 +200,7 @@ def test_hessian_vector_products_both_ways_equal_lax(geometry):
     close(ours[0], ours[1])
 
 
-@pytest.mark.parametrize("geometry", [*SAMPLE, GEOMETRIES[16]], ids=lambda g: g[0])
+@each_kind
 def test_half_precision_operands_stay_half(geometry):
     dtype = jnp.bfloat16
     ours, reference = pair(geometry)
@@ -197,7 +211,7 @@ def test_half_precision_operands_stay_half(geometry):
         return y, pull(y)
 
     for eqn in primitives(step, x, k):
-        if eqn.primitive.name in ("dot_general", "conv_general_dilated"):
+        if eqn.primitive.name in PRODUCTS:
             assert {v.aval.dtype for v in eqn.invars} == {jnp.dtype(dtype)}
     y, grads = jax.jit(step)(x, k)
     assert {a.dtype for a in (y, *grads)} == {jnp.dtype(dtype)}
@@ -263,3 +277,42 @@ def test_shapes_that_do_not_fit_are_refused_by_lax():
         conv.conv_general_dilated(
             jnp.ones((1, 2, 2, 3)), jnp.ones((3, 3, 4, 4)), (1, 1), "SAME", dimension_numbers=NHWC
         )
+
+
+# Windows that overlap, that do not, that leave inputs out, and that read padding.
+POOLS = [
+    ((9, 8), (3, 3), (2, 2), "SAME"),
+    ((7, 7), (3, 2), (1, 2), "VALID"),
+    ((8, 8), (2, 2), (2, 2), "VALID"),
+    ((9, 10), (2, 2), (3, 3), "VALID"),
+    ((6, 5), (3, 3), (2, 2), ((1, 1), (0, 2))),
+    ((20, 20), (10, 10), (5, 5), "VALID"),  # more shifts than are written out
+]
+
+
+@pytest.mark.parametrize("kind", ["max", "mean", "mean with padding"])
+@pytest.mark.parametrize("geometry", POOLS, ids=str)
+def test_poolings_on_cpu_are_those_of_flax(geometry, kind):
+    size, *window = geometry
+    # few values, so that many windows have two largest; one row of them all below padding's zero
+    x = np.random.default_rng(0).integers(-3, 3, (2, *size, 3)).astype(np.float32)
+    x[0] -= 7
+    name, options = ("max_pool", {}) if kind == "max" else ("avg_pool", {})
+    if kind == "mean with padding":
+        options = {"count_padding": True}
+
+    def everything(x):
+        y, pull = jax.vjp(lambda x: getattr(pool, name)(x, *window, **options), x)
+        weight = jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape)
+        return y, pull(weight)[0]
+
+    ours = jax.jit(everything)(x)
+    with conv.target("tpu"):
+        close(ours, jax.jit(everything)(x))
+
+
+def test_what_is_no_number_stays_so_in_a_largest():
+    x = jnp.ones((1, 6, 6, 1)).at[0, 2, 3, 0].set(jnp.nan).at[0, 4, 4, 0].set(-jnp.inf)
+    shown = pool.max_pool(x, (3, 3), (1, 1), "SAME")
+    np.testing.assert_array_equal(shown, nn.max_pool(x, (3, 3), (1, 1), "SAME"))
+    assert int(jnp.isnan(shown).sum()) == 9

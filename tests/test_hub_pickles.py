@@ -154,7 +154,7 @@ PICKLES = {
     "a name with a space": (text("os x") + text("system") + b"\x93", "asks for os x.system"),
     "a name that rules a terminal": (
         text("\x1b[2J") + text("\n\r\ud800") + b"\x93",
-        "asks for ?[2",
+        "asks for \\x1b[2J",
     ),
     "a long name": (text("x" * 9999) + text("y") + b"\x93", "asks for xxx"),
     "a persistent id of a number": (integer(5) + b"Q", "names a storage"),

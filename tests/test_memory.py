@@ -196,7 +196,7 @@ def test_a_run_that_runs_out_says_what_would_fit(tmp_path, monkeypatch, capsys):
     arguments = ["--config", file, "--config.log.sinks=[]", "--workdir", tmp_path / "run"]
     assert main([str(a) for a in arguments]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: out of memory: a step needs about 2.8 MiB on each device")
+    assert error.startswith("error: out of memory: a step needs about 2.6 MiB on each device")
     assert "--config.gradient.accumulate=4" in error and "Traceback" not in error
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["status"] == "out of memory"

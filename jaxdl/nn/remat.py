@@ -14,7 +14,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 
-from jaxdl.nn.stack import STACKED
+from jaxdl.nn.stack import STACKED, rolled
 
 Policy = Literal["blocks", "products"]
 """'blocks' keeps nothing inside a block; 'products' keeps what its matrix products and
@@ -47,7 +47,8 @@ def rematerialize(policy: Policy) -> Callable:
         module = context.module
         outside = context.method_name != "__call__" or not module.path
         if outside or not is_block(module) or module.path in active:
-            return call(*args, **kwargs)
+            with rolled(True):
+                return call(*args, **kwargs)
         leaves, treedef = jax.tree.flatten((args, kwargs))
         is_array = [isinstance(x, jax.Array) for x in leaves]
 

@@ -68,7 +68,8 @@ def drawn(program: Callable[..., PyTree], *args: Any, places: Callable[[PyTree],
     """What a pure program returns, each array born under its sharding.
 
     The numbers are those of `program(*args)` run operation by operation, under any sharding. No
-    device ever holds more than its part, and a process fills the parts of its own devices.
+    device ever holds more than its part; a process holds one whole array at a time, and fills the
+    parts of its own devices.
 
     Args:
         program: such as the first state of a key.
@@ -80,15 +81,16 @@ def drawn(program: Callable[..., PyTree], *args: Any, places: Callable[[PyTree],
     inputs = [x for x, is_used in zip(jax.tree.leaves(args), used, strict=True) if is_used]
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         values = _read(jaxpr, closed.consts, inputs)
-        # by value, since an average begins as what it is of
-        wholes: dict[int, Any] = {}
-        for value in values:
-            if id(value) not in wholes:
-                wholes[id(value)] = _array(value)
-        leaves = [
-            _placed(wholes[id(value)], place)
-            for value, place in zip(values, jax.tree.leaves(places(shapes)), strict=True)
-        ]
+        leaves: list[Any] = [None] * len(values)
+        shardings = jax.tree.leaves(places(shapes))
+        # each value once, since an average begins as what it is of
+        alike: dict[int, list[int]] = {}
+        for i, value in enumerate(values):
+            alike.setdefault(id(value), []).append(i)
+        for positions in alike.values():
+            whole = _array(values[positions[0]])
+            for i in positions:
+                leaves[i] = _placed(whole, shardings[i])
     return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
 

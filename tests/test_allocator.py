@@ -1,0 +1,41 @@
+"""Memory that a process keeps: no page is paid for twice."""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+SAID = """
+import resource, sys
+{before}
+from jaxdl.allocator import keep_memory
+kept = keep_memory()
+import numpy as np
+
+def faults():
+    count = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.ones(2**24)  # 128 MiB, 32768 small pages, given back at once
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - count
+
+faults()
+print(kept, max(faults() for _ in range(5)))
+"""
+
+
+def said(before=""):
+    command = [sys.executable, "-c", SAID.format(before=before)]
+    kept, faults = subprocess.check_output(command, cwd=ROOT, text=True, timeout=60).split()
+    return kept == "True", int(faults)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc")
+def test_memory_given_back_is_not_paid_for_again():
+    kept, faults = said()
+    assert not kept or faults < 100
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of address space")
+def test_little_address_space_is_no_obstacle():
+    kept, faults = said("resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))")
+    assert not kept or faults < 100
