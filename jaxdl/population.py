@@ -31,6 +31,7 @@ from jaxdl.data.runs import run_spec, train_runs
 from jaxdl.errors import UserError
 from jaxdl.members import Member, better_half, check, members_of, survivors, table, varied
 from jaxdl.memory import ran_out
+from jaxdl.report import write_report
 from jaxdl.session import Session
 from jaxdl.train import hosts, rundir
 from jaxdl.train.checkpoint import Checkpoints, Restored
@@ -74,7 +75,9 @@ def run(config: Config, workdir: Path) -> list[dict[str, Any]]:
                     rows = conclude(population, state)
                 stop.end()
             except Stopping:
-                raise Interrupted(stop.caught, population.step_of(state)) from None
+                end = single.interrupted(population, stop, population.step_of(state))
+                manifest.update(status=str(end))
+                raise end from None
             except Interrupted as end:
                 manifest.update(status=str(end))
                 raise
@@ -86,8 +89,11 @@ def run(config: Config, workdir: Path) -> list[dict[str, Any]]:
                     "them (config.population), or a smaller config.data.batch_size"
                 ) from error
         manifest.update(status="finished")
+        with rundir.writing(workdir):
+            report = write_report(workdir)
     print("\n".join(table(rows)))
     print(f"run directories  {workdir / 'members'}")
+    print(f"report           {report}  (open it in a browser)")
     return rows
 
 
@@ -125,7 +131,7 @@ class Population(Session):
         if self.rounds and "validation" not in self.plan.splits:
             raise UserError("config.population.halve needs a split in config.data.validation")
         self.folders = [self.workdir / "members" / m.name for m in self.members]
-        self.manifests: list[rundir.Manifest] = []
+        self.manifests: dict[int, rundir.Manifest] = {}
         self.journals: list[Journal] = []
 
     def __exit__(self, *_: Any) -> None:
@@ -153,10 +159,9 @@ class Population(Session):
         sinks = [registry.bind("sinks", part) for part in self.config.log.sinks]
         self.journals = [Journal(folder, step=step, sinks=sinks) for folder in self.folders]
         count = tree.count(found.state.params) // len(self.alive)
-        self.manifests = [
-            rundir.Manifest(folder, **single.facts(self.single, member.config), parameters=count)
-            for folder, member in zip(self.folders, self.members, strict=True)
-        ]
+        for i in self.alive:
+            about = single.facts(self.single, self.members[i].config)
+            self.manifests[i] = rundir.Manifest(self.folders[i], **about, parameters=count)
         # A round that ends here has not been judged yet.
         self.plan = self._plan(step - 1)
         return found

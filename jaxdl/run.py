@@ -62,7 +62,7 @@ def _run(config: Config, workdir: Path, stop: Stop) -> dict[str, float]:
             stop.end()
         except Stopping:
             manifest.update(status=f"interrupted by {stop.caught.name}")
-            raise _interrupted(session, stop, int(state.step)) from None
+            raise interrupted(session, stop, int(state.step)) from None
         except (Interrupted, Diverged, UserError) as end:
             manifest.update(status=str(end))
             raise
@@ -166,11 +166,12 @@ def train(
         save(t, state)
         log.close()
         if stop.caught and t < plan.steps:
-            raise _interrupted(session, stop, t)
+            raise interrupted(session, stop, t)
     return state, outcome
 
 
-def _interrupted(session: Session, stop: Stop, t: int) -> Exception:
+def interrupted(session: Session, stop: Stop, t: int) -> Exception:
+    """What ends a run that a signal stopped after step t."""
     unsaved = session.checkpoints.unsaved()
     return UserError(unsaved) if unsaved else Interrupted(stop.caught, t)
 

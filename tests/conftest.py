@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from jaxdl import registry
+from jaxdl import allocator, registry
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
@@ -17,6 +17,9 @@ jax.config.update(
     os.environ.get("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "jaxdl" / "tests")),
 )
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+# Hundreds of programs run in one process here: what one frees, the next ones are to have.
+allocator.keep_memory = lambda: False
 
 ROOT = Path(__file__).parents[1]
 

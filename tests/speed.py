@@ -1,4 +1,4 @@
-"""Time to start and work of the host: `python -m tests.speed NAME [ARGUMENT...]`.
+"""Time to start and work of the host: `python -m tests.speed [wall] NAME [ARGUMENT...]`.
 
     imports                 `import jaxdl` beside `import jax, flax, optax`
     init [MODEL]            the first state beside Flax's own initialiser under `jit`
@@ -10,8 +10,8 @@
     input                   images a second that come out of the input pipeline
 
 Figures are CPU seconds of the whole process, all its threads counted, on one core: wall clock says
-little on a machine that others use. What is compared takes turns, and a ratio is the median of
-those of each turn.
+little on a machine that others use. With `wall` they are seconds on the wall, of all cores. What is
+compared takes turns, and a ratio is the median of those of each turn.
 """
 
 import contextlib
@@ -30,12 +30,14 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+CLOCK = "process_time"
 
 PHASES = """
-import contextlib, io, json, sys, time
+import contextlib, io, json, os, sys, time
 from unittest import mock
-marks = [("python", time.process_time())]
-mark = lambda name: marks.append((name, time.process_time()))
+clock = getattr(time, os.environ["CLOCK"])
+marks = [("python", clock())]
+mark = lambda name: marks.append((name, clock()))
 class Reached(BaseException): pass
 from jaxdl import main, run
 import jax
@@ -58,14 +60,16 @@ mock.patch.object(run, "run_hooks", first).start()
 with contextlib.suppress(Reached), contextlib.redirect_stdout(io.StringIO()):
     main.main(sys.argv[1:])
 spent = {name: now - before for (_, before), (name, now) in zip(marks, marks[1:])}
-print(json.dumps(spent | {"total": marks[-1][1]}), flush=True)
+spent["total"] = marks[-1][1] - marks[0][1] * (clock is time.perf_counter)
+print(json.dumps(spent), flush=True)
 """
 
 
 def in_turn(
-    columns: Mapping[str, Callable[[], Any]], repeats: int, clock: Callable = time.process_time
+    columns: Mapping[str, Callable[[], Any]], repeats: int, clock: Callable | None = None
 ) -> dict[str, list[float]]:
     """Seconds of each column, one a repeat."""
+    clock = clock or getattr(time, CLOCK)
     spent: dict[str, list[float]] = {name: [] for name in columns}
     for _ in range(repeats):
         for name, run in columns.items():
@@ -93,7 +97,9 @@ def table(spent: Mapping[str, list[float]], per: float = 1.0, unit: str = "s") -
 
 
 def children() -> float:
-    """CPU seconds of the processes that have ended."""
+    """CPU seconds of the processes that have ended, or the time of day."""
+    if CLOCK != "process_time":
+        return time.perf_counter()
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -101,7 +107,7 @@ def children() -> float:
 def python(code: str, *arguments: str, **environment: str) -> str:
     """What a fresh interpreter prints."""
     command = [sys.executable, "-c", code, *arguments]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", **environment}
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "CLOCK": CLOCK, **environment}
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if run.returncode:
         raise SystemExit(run.stderr)
@@ -115,21 +121,22 @@ def imports(repeats: int = 9) -> dict[str, list[float]]:
 
 
 STATE = """
-import sys, time, jax, jax.numpy as jnp
+import os, sys, time, jax, jax.numpy as jnp
 from jaxdl.assemble import assemble
 from jaxdl.config import Part
 from jaxdl.research.bench import config_of
 from jaxdl.train.state import init_state
 how, name = sys.argv[1:]
 plan = assemble(config_of(Part(name), 32, (64, 64, 3), "float32"))
-begun = time.process_time()
+clock = getattr(time, os.environ["CLOCK"])
+begun = clock()
 if how == "ours":
     made = init_state(*plan.first(0))
 else:
     image = {"image": jnp.zeros((1, 64, 64, 3))}
     made = jax.jit(lambda key: plan.objective.init(key, image))(jax.random.key(0))
 jax.block_until_ready(made)
-print(time.process_time() - begun)
+print(clock() - begun)
 """
 
 
@@ -143,7 +150,9 @@ def init(model: str = "resnet50", repeats: int = 3) -> dict[str, list[float]]:
 
 
 PLAIN = """
-import json, sys, time
+import json, os, sys, time
+clock = getattr(time, os.environ["CLOCK"])
+begun = clock() * (clock is time.perf_counter)
 import jax, jax.numpy as jnp, optax
 from jaxdl import models
 from jaxdl.nn import conv
@@ -164,7 +173,7 @@ with conv.target("tpu"):
         updates, opt_state = tx.update(grads, opt_state)
         return {"params": optax.apply_updates(weights["params"], updates), **new}, opt_state
     jax.block_until_ready(step(weights, opt_state))
-print(json.dumps({"total": time.process_time()}))
+print(json.dumps({"total": clock() - begun}))
 """
 RESNET50 = (
     "--config", "configs/resnet.py", "--config.model=resnet50", "--config.data.source=fake",
@@ -268,7 +277,7 @@ def dispatch(repeats: int = 7, steps: int = 400) -> dict[str, dict[str, list[flo
     """Seconds of so many steps of the whole loop on digits, with one to several a call."""
     from jaxdl.config import part
 
-    models = {"mlp": part("mlp"), "cnn, width 8": part("cnn", widths=[8, 8])}
+    models = {"mlp, width 64": part("mlp", widths=[64]), "cnn, width 8": part("cnn", widths=[8, 8])}
     found = {}
     for title, model in models.items():
         with contextlib.ExitStack() as stack:
@@ -356,10 +365,16 @@ def images(repeats: int = 7, batches: int = 500) -> dict[str, list[float]]:
 
 
 def main(name: str, *arguments: str) -> None:
-    """Measure one thing on one core and print it."""
-    core = min(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {core})
-    print(f"CPU seconds on core {core}; load {os.getloadavg()[0]:.1f}")
+    """Measure one thing and print it."""
+    global CLOCK
+    if name == "wall":
+        CLOCK, (name, *arguments) = "perf_counter", arguments
+        where = f"seconds on {len(os.sched_getaffinity(0))} cores"
+    else:
+        core = min(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {core})
+        where = f"CPU seconds on core {core}"
+    print(f"{where}; load {os.getloadavg()[0]:.1f}")
     if name == "first":
         for title, runs in first(*(arguments or RESNET50)).items():
             for phase in runs[0]:

@@ -56,7 +56,7 @@ def test_saved_on_eight_devices_restores_on_any(tmp_path):
         checkpoints.save(2, state, 0.5, {"window": {"loss": [0.1, 3.0]}})
     for mesh in (mesh_of(1), mesh_of(4), mesh_of(2, 2), mesh_of(1, 8)):
         with Checkpoints(tmp_path) as checkpoints:
-            restored = checkpoints.restore_newest(like(mesh))
+            restored = checkpoints.restore_newest(lambda step, mesh=mesh: like(mesh))
         assert restored.extra == {"window": {"loss": [0.1, 3.0]}}
         assert_same_bits(restored.state, expected)
         leaf = tree.flatten(restored.state.params)["backbone/Dense_0/kernel"]
@@ -140,7 +140,7 @@ def test_a_damaged_newest_is_told_and_the_one_before_used(tmp_path, harm):
             UserWarning, match=r"checkpoint .*2 (is damaged|cannot be read).* using step 1"
         ),
     ):
-        restored = checkpoints.restore_newest(like(mesh_of(1)))
+        restored = checkpoints.restore_newest(lambda step: like(mesh_of(1)))
     assert_same_bits(restored.state, older)
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.steps() == [1]
@@ -148,14 +148,14 @@ def test_a_damaged_newest_is_told_and_the_one_before_used(tmp_path, harm):
 
 def test_nothing_sound_is_an_error_that_says_so(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.restore_newest(like(mesh_of(1))) is None
+        assert checkpoints.restore_newest(lambda step: like(mesh_of(1))) is None
         checkpoints.save(1, trained(mesh_of(1), 1), None, {})
     truncate(tmp_path / "1")
     with (
         Checkpoints(tmp_path) as checkpoints,
         pytest.raises(UserError, match="no older one is sound"),
     ):
-        checkpoints.restore_newest(like(mesh_of(1)))
+        checkpoints.restore_newest(lambda step: like(mesh_of(1)))
 
 
 def test_a_metric_decides_what_is_kept_after_a_restart_too(tmp_path):
@@ -258,7 +258,7 @@ def test_one_that_looks_only_disturbs_nothing(tmp_path):
         Checkpoints(tmp_path, writes=False) as checkpoints,
         pytest.warns(UserWarning, match="using step 1 instead"),
     ):
-        checkpoints.restore_newest(like(mesh_of(1)))
+        checkpoints.restore_newest(lambda step: like(mesh_of(1)))
     assert sorted(tmp_path.rglob("*")) == before
     with Checkpoints(tmp_path):
         assert not (tmp_path / "3.orbax-checkpoint-tmp").exists()
@@ -273,5 +273,21 @@ def test_a_device_without_memory_is_no_damage(tmp_path, monkeypatch):
 
         monkeypatch.setattr(checkpoints._manager, "restore", restore)
         with pytest.raises(jax.errors.JaxRuntimeError):
-            checkpoints.restore_newest(like(mesh_of(1)))
+            checkpoints.restore_newest(lambda step: like(mesh_of(1)))
         assert checkpoints.steps() == [1, 2]
+
+
+def test_a_metric_measured_after_the_save_is_kept(tmp_path):
+    state = trained(mesh_of(1), 1)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state, None, {"window": {}})
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state, 0.75, {"window": {}})
+    assert seal.read(tmp_path / "1", 1).metric == 0.75
+    with Checkpoints(tmp_path) as checkpoints:
+        restored = checkpoints.restore(1, like(mesh_of(1)))
+        assert restored.extra == {"window": {}}
+        # the oldest is the best one, and stays
+        for step in (2, 3, 4):
+            checkpoints.save(step, trained(mesh_of(1), step), 0.5, {"window": {}})
+        assert 1 in checkpoints.steps()

@@ -132,6 +132,10 @@ def test_the_worse_half_is_left_behind_resumed_or_not(tmp_path, stops):
     measured = lambda run, name: list(filter(due, lines_of(tmp_path / run / "members" / name)))
     for name in "0123":
         assert measured("resumed", name) == measured("whole", name)
+    for begun in ("whole", "resumed"):
+        manifests = [tmp_path / begun / "members" / name / "manifest.json" for name in "03"]
+        statuses = {json.loads(m.read_text())["status"] for m in manifests}
+        assert statuses == {"left behind at step 4"}
 
 
 @pytest.mark.parametrize(

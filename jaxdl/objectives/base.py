@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdl import tree
+from jaxdl.nn import conv
 from jaxdl.nn.drop import Drop, elementwise, replace_dropout
 from jaxdl.nn.ghost import apart
 from jaxdl.nn.norm import keep_statistics
@@ -44,7 +45,8 @@ class Model(NamedTuple):
     def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
         """Fresh float32 (params, variables) for batches of this shape."""
         inputs = [batch[name][:1] for name in self._reads()]
-        with nn.intercept_methods(self._redraw):
+        # Of the pass only shapes matter, and an accelerator's convolutions are the soonest traced.
+        with nn.intercept_methods(self._redraw), conv.target("tpu"):
             variables = dict(self.module.init({"params": key}, *inputs, train=False))
         return variables.pop("params"), variables
 

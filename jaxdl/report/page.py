@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxdl import config as configs
 from jaxdl.config import Config
-from jaxdl.report import facts, read, samples, settings, text
+from jaxdl.report import facts, population, read, samples, settings, text
 from jaxdl.report.plots import Curve, curves_svg, is_wide
 
 VOID = 255  # of `types.py`, which would import JAX
@@ -20,10 +20,10 @@ MOST_PANELS = 6
 
 
 def write_report(workdir: Path) -> Path:
-    """Write `report.html` into a run directory and return its path.
+    """Write `report.html` into a run directory, or a population's, and return its path.
 
     Only the run directory is read. A run that was interrupted, or that kept no predictions, has a
-    shorter page.
+    shorter page. A population's tells of its members, without those whose files are broken.
 
     Raises:
         UserError: the directory is none of a run, or one of its files is broken.
@@ -51,26 +51,40 @@ def render(content: dict[str, Any]) -> str:
 
 def describe(workdir: Path) -> dict[str, Any]:
     """Everything the template shows, by the names it uses."""
-    config = read.read_config(workdir) if (workdir / "config.json").is_file() else None
-    manifest, lines = read.read_manifest(workdir), read.read_metrics(workdir)
-    predictions = read.read_predictions(workdir)
-    return {
-        "title": facts.title(config, manifest, workdir.resolve().name),
+    # Without its config, a population's members mean nothing.
+    needed = (workdir / "members").is_dir() or (workdir / "config.json").is_file()
+    config = read.read_config(workdir) if needed else None
+    manifest = read.read_manifest(workdir)
+    if config and config.population:
+        content = population.describe(workdir, config, manifest)
+    else:
+        content = _single(workdir, config, manifest)
+    return content | {
         "name": workdir.resolve().name,
         "status": manifest.get("status"),
         "started": text.moment(manifest["started"]) if manifest.get("started") else None,
-        "headline": facts.headline(lines, config, manifest),
-        "remarks": facts.remarks(lines, manifest),
-        "results": facts.results(lines, config),
-        "summary": facts.summary(lines, config, manifest),
-        "panels": panels(lines, config),
-        "gauges": gauges(lines),
-        "predictions": _predicted(predictions, manifest) if predictions else None,
-        "changed": settings.settings(config) if config else [],
         "config": configs.to_json(config) if config else None,
         "environment": settings.environment(manifest),
         "command": manifest.get("command"),
         "repeat": f"python -m jaxdl.main --config {shlex.quote(str(workdir / 'config.json'))}",
+    }
+
+
+def _single(workdir: Path, config: Config | None, manifest: dict[str, Any]) -> dict[str, Any]:
+    lines, predictions = read.read_metrics(workdir), read.read_predictions(workdir)
+    return {
+        "title": facts.title(config, manifest, workdir.resolve().name),
+        "headline": facts.headline(lines, config, manifest),
+        "remarks": facts.remarks(lines, manifest),
+        "heading": "Result",
+        "results": facts.results(lines, config),
+        "summary": facts.summary(lines, config, manifest),
+        "members": None,
+        "combinations": None,
+        "panels": panels(lines, config),
+        "gauges": gauges(lines),
+        "predictions": _predicted(predictions, manifest) if predictions else None,
+        "changed": settings.settings(config) if config else [],
     }
 
 
@@ -119,6 +133,7 @@ def _panel(
         "legend": len(curves) > 1 or curves[0].label != f"train {text.words(title)}",
         "alt": _spoken(title, curves),
         "best": f"best {text.measure(title, best.value)} at {best.when}" if ring else None,
+        "ended": False,
         "svg": _safe(svg),
     }
 

@@ -20,8 +20,13 @@ _VARIABLES = {
     "#010111": "var(--curve-2)",
     "#010112": "var(--curve-3)",
     "#010113": "var(--curve-4)",
+    "#010114": "var(--curve-5)",
+    "#010115": "var(--curve-6)",
+    "#010116": "var(--curve-7)",
+    "#010117": "var(--curve-8)",
 }
 _INK, _MUTED, _RULE, *_CURVES = _VARIABLES
+COLORS = len(_CURVES)
 _FEW, _FEW_EVALUATED = 10, 40  # up to here, each value gets a dot
 _DENSE = 400  # from here on, a line is drawn thin
 
@@ -54,14 +59,18 @@ class Curve(NamedTuple):
     values: np.ndarray
     """(t,) float; what is not finite is a gap"""
     color: int
-    """0 to 3: a place in the page's palette"""
+    """0 to 7: a place in the page's palette"""
     evaluated: bool
     """whether it comes from evaluations now and then, not from the steps themselves"""
+    thin: bool = False
+    """whether it is one of many"""
+    ends: bool = False
+    """whether it ended before the others, which a cross marks"""
 
     @property
     def dotted(self) -> bool:
         """Whether each value is marked by a dot."""
-        return len(self.values) <= (_FEW_EVALUATED if self.evaluated else _FEW)
+        return not self.thin and len(self.values) <= (_FEW_EVALUATED if self.evaluated else _FEW)
 
 
 def is_wide(curves: Sequence[Curve]) -> bool:
@@ -113,12 +122,21 @@ def _draw(axes, curve: Curve) -> None:
         curve.steps,
         np.where(finite, curve.values, np.nan),
         color=_CURVES[curve.color],
-        linewidth=1.8 if curve.evaluated else 1.2 if len(finite) < _DENSE else 0.7,
+        linewidth=_width(curve),
         marker="o",
         markersize=3.5,
         markevery=np.flatnonzero(marked).tolist(),
         clip_on=False,
     )
+    if curve.ends:
+        at = np.flatnonzero(finite)[-1]
+        axes.plot(curve.steps[at], curve.values[at], "x", ms=6, mew=1.4, color=_CURVES[curve.color])
+
+
+def _width(curve: Curve) -> float:
+    if curve.thin or not curve.evaluated:
+        return 1.2 if len(curve.values) < _DENSE else 0.7
+    return 1.8
 
 
 def _scale(axes, *, log: bool, percent: bool) -> None:

@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -135,8 +135,10 @@ class Checkpoints:
             args = ocp.args.Composite(state=ocp.args.StandardSave(state))
             if self._manager.save(step, args=args):
                 self._content.set_result((step, measured, start(state), dict(extra)))
-            else:
+            else:  # it is there: saved as the run was stopped, and evaluated now
                 self._saving = None
+                if measured is not None and jax.process_index() == 0:
+                    seal.measure(self._folder / str(step), step, measured)
         except BaseException as error:
             self._content.set_exception(error)  # the thread that writes waits for it
             if not isinstance(error, Exception):
@@ -222,10 +224,13 @@ class Checkpoints:
             )
         return Restored(state, sealed.extra)
 
-    def restore_newest(self, like: TrainState) -> Restored | None:
+    def restore_newest(self, like: Callable[[int], TrainState]) -> Restored | None:
         """The newest sound checkpoint, or None where there is none yet.
 
         Damaged ones are warned about and deleted, so that the steps are saved anew.
+
+        Args:
+            like: gives shapes, types and shardings of a step's state.
 
         Raises:
             UserError: there are checkpoints, and not one of them can be used.
@@ -233,7 +238,7 @@ class Checkpoints:
         errors = []
         for step in reversed(self.steps()):
             try:
-                restored = self.restore(step, like(step) if callable(like) else like)
+                restored = self.restore(step, like(step))
             except UserError as error:
                 errors.append((step, str(error)))
                 continue

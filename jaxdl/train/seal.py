@@ -34,8 +34,18 @@ def write(
 ) -> None:
     """Seal a folder whose files are complete."""
     files = {name: _known(folder / name) for name in _names(folder)}
-    content = Seal(step, metric, digests, extra, files)._asdict()
-    (folder / NAME).write_text(json.dumps(content | {"digest": _digest(_canonical(content))}))
+    (folder / NAME).write_text(_text(Seal(step, metric, digests, extra, files)))
+
+
+def measure(folder: Path, step: int, metric: float) -> None:
+    """Put down a metric that was measured after the checkpoint was written.
+
+    Raises:
+        UserError: the checkpoint has no sound seal.
+    """
+    part = folder / f".{NAME}"
+    part.write_text(_text(read(folder, step)._replace(metric=metric)))
+    part.replace(folder / NAME)
 
 
 def read(folder: Path, step: int) -> Seal:
@@ -109,6 +119,11 @@ def _known(file: Path) -> tuple[int, str | None]:
     size = file.stat().st_size
     is_large = file.parent.name == "d" and size >= READ_BELOW
     return size, None if is_large else _digest(file.read_bytes())
+
+
+def _text(seal: Seal) -> str:
+    content = seal._asdict()
+    return json.dumps(content | {"digest": _digest(_canonical(content))})
 
 
 def _canonical(content: dict[str, Any]) -> bytes:

@@ -12,6 +12,9 @@ from jaxdl.train.sharding import replicated
 from jaxdl.train.state import TrainState
 from jaxdl.types import Array, Batch, Metrics, Objective, PyTree, Run
 
+SMALL = 2**12
+"""Numbers of a leaf that shares its norm's program with others."""
+
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
@@ -56,7 +59,7 @@ def make_step(
         params = optax.apply_updates(state.params, updates)
         norms = {"gradient_norm": grads, "parameter_norm": params, "update_norm": updates}
         one = jnp.ones((), jnp.float32)
-        metrics = aux.metrics | {k: (optax.tree.norm(v), one) for k, v in norms.items()}
+        metrics = aux.metrics | {k: (_norm(v), one) for k, v in norms.items()}
         new = state.replace(params=params, variables=aux.variables, opt_state=opt_state)
         if average is not None:
             share = average(state.step)
@@ -78,6 +81,15 @@ def make_step(
         return new.replace(step=state.step + 1), metrics
 
     return step
+
+
+def _norm(tree: PyTree) -> Array:
+    # Most leaves are biases and scales. One sum for each of them, three times, took 2 of the 13 s
+    # that ResNet-50's step compiled on CPU.
+    leaves = jax.tree.leaves(tree)
+    small = [x.ravel() for x in leaves if x.size <= SMALL]
+    large = [x for x in leaves if x.size > SMALL]
+    return optax.tree.norm([*large, jnp.concatenate(small)] if small else large)
 
 
 def several(step: Step) -> Callable[[TrainState, Run], tuple[TrainState, Metrics]]:

@@ -130,7 +130,7 @@ def outcome(
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             with Checkpoints(folder) as checkpoints:
-                found = checkpoints.restore_newest(like(mesh_of(4, 2)))
+                found = checkpoints.restore_newest(lambda step: like(mesh_of(4, 2)))
         told = [str(w.message) for w in caught]
     except UserError:
         return "refused"

@@ -96,7 +96,7 @@ def moved(folder: Path, state: TrainState, like: TrainState) -> TrainState:
     with Checkpoints(folder) as checkpoints:
         checkpoints.save(int(state.step), state, None, {})
     with Checkpoints(folder) as checkpoints:
-        found = checkpoints.restore_newest(like).state
+        found = checkpoints.restore_newest(lambda step: like).state
     shutil.rmtree(folder)
     return found
 

@@ -1,0 +1,220 @@
+"""The part of the page that only a population has: who varied how, and who came how far."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxdl.config import Config
+from jaxdl.report import facts, members, read, settings, text
+from jaxdl.report.members import Member
+from jaxdl.report.plots import COLORS, Curve, curves_svg, is_wide
+
+MOST_CURVES = 32
+
+
+def describe(workdir: Path, config: Config, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What the template shows of a population, by the names it uses."""
+    found, remarks = members.read_members(workdir, config)
+    found = members.ranked(found, config)
+    first = found[0].manifest if found else {}
+    if not manifest.get("status"):
+        remarks.insert(0, "Nothing tells whether the population finished.")
+    elif manifest["status"] != "finished":
+        remarks.insert(0, "The population had not finished when this page was written.")
+    if not found:
+        remarks.append("There is no member to show.")
+    panel = curves(found, config)
+    return {
+        "title": f"{facts.title(config, first, workdir.resolve().name)}, {len(found)} members",
+        "headline": headline(found, config),
+        "remarks": remarks + members.troubles(found),
+        "heading": "What varied",
+        "results": None,
+        "summary": summary(found, config),
+        "members": _members(found, config, manifest),
+        "combinations": _combinations(found, config),
+        "panels": [panel] if panel else [],
+        "gauges": [],
+        "predictions": None,
+        "changed": [
+            row for row in settings.settings(config) if not row[0].startswith("population")
+        ],
+    }
+
+
+def headline(found: Sequence[Member], config: Config) -> dict[str, str] | None:
+    """The best combination's mean where its seeds went all the way, else the best member.
+
+    Args:
+        found: the best first.
+        config: of the population.
+    """
+    monitor, population = config.evaluation.monitor, config.population
+    metric = monitor.partition("/")[2]
+    if not found or found[0].last(monitor) is None:
+        return None
+    if population.halve is None and population.seeds > 1:
+        groups = members.combinations(found, config)
+        values, group = groups[0]
+        of = f"combination of {len(groups)}" if len(groups) > 1 else ""
+    else:
+        values, group = found[0].values, found[:1]
+        of = f"member of {len(found)}" if len(found) > 1 else ""
+    tested = any(m.last(f"test/{metric}") is not None for m in group)
+    shown = f"test/{metric}" if tested else monitor
+    mean = members.mean(group, shown)
+    who = f"member {group[0].name}" if len(group) == 1 else _seeds(mean, metric)
+    note = [f"{who}: {members.label(values, list(population.grid))}"] if values else [who]
+    if of:
+        note.append(f"the best {of} by {text.words(monitor)}")
+    if shown == monitor and mean.step is not None:
+        note.append(f"at step {text.number(mean.step)}")
+    value = float("nan") if mean.mean is None else mean.mean
+    return {
+        "name": text.words(shown),
+        "value": text.measure(metric, value),
+        "note": "; ".join(note),
+    }
+
+
+def _seeds(mean: members.Mean, metric: str) -> str:
+    some = f"{len(mean.values)} of " if len(mean.values) < mean.seeds else ""
+    spread = "" if mean.deviation is None else f" ± {text.measure(metric, mean.deviation)}"
+    return f"mean of {some}{mean.seeds} seeds{spread}"
+
+
+def summary(found: Sequence[Member], config: Config) -> list[tuple[str, str]]:
+    """(term, figure): what varied, and how it went."""
+    population = config.population
+    rows = [(path, ", ".join(map(members.figure, grid))) for path, grid in population.grid.items()]
+    last = config.seed + population.seeds - 1
+    rows.append(("seed", f"{config.seed} to {last}" if population.seeds > 1 else f"{last}"))
+    if population.halve is not None:
+        every, monitor = population.halve, config.evaluation.monitor
+        often = f"{every} steps" if isinstance(every, int) else every
+        rows.append(("Left behind", f"the worse half by {monitor}, every {often}"))
+    if not found:
+        return rows
+    first = found[0].manifest
+    data = settings.section(first, "data")
+    sizes = [f"{text.number(data[s])} {s}" for s in ("train", "validation", "test") if data.get(s)]
+    terms = {
+        "Steps": text.number(members.furthest(found)),
+        "Parameters": first.get("parameters") and f"{text.number(first['parameters'])} a member",
+        "Examples": ", ".join(sizes),
+    }
+    return rows + [(term, figure) for term, figure in terms.items() if figure]
+
+
+def _members(
+    found: Sequence[Member], config: Config, manifest: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    if not found:
+        return None
+    keys, step = members.measured(found, config), members.furthest(found)
+    names = members.short_names(list(config.population.grid))
+    rows = []
+    for member in found:
+        cells = [str(member.seed), *map(members.figure, member.values), _number(member.end)]
+        rows.append(
+            {
+                "name": member.name,
+                "cells": cells + [_cell(key, member.last(key)) for key in keys],
+                "state": members.state(member, step, manifest.get("status")),
+            }
+        )
+    return {"columns": ["seed", *names, "last step", *map(text.words, keys)], "rows": rows}
+
+
+def _number(step: int | None) -> str:
+    return "unknown" if step is None else text.number(step)
+
+
+def _cell(key: str, value: float | None) -> str:
+    return "" if value is None else text.measure(key, value)
+
+
+def _combinations(found: Sequence[Member], config: Config) -> dict[str, Any] | None:
+    groups = members.combinations(found, config)
+    if config.population.seeds < 2 or not groups:
+        return None
+    keys, paths = members.measured(found, config), list(config.population.grid)
+    monitor = config.evaluation.monitor
+    rows = []
+    for values, group in groups:
+        step = members.mean(group, monitor).step
+        cells = [members.mean(group, key).said(key) for key in keys]
+        rows.append(
+            {
+                "name": members.label(values, paths),
+                "cells": [str(len(group)), _number(step), *cells],
+            }
+        )
+    return {"columns": ["seeds", "at step", *map(text.words, keys)], "rows": rows}
+
+
+def curves(found: Sequence[Member], config: Config) -> dict[str, Any] | None:
+    """One figure of what is monitored, a colour for each combination, the best ones' first.
+
+    Where it was never measured, of the training loss; None where there is neither.
+    """
+    key = next((k for k in (config.evaluation.monitor, "train/loss") if _any(found, k)), None)
+    if key is None:
+        return None
+    paths, step = list(config.population.grid), members.furthest(found)
+    groups = members.combinations(found, config)
+    colors = {values: 1 + i if i < COLORS - 1 else 0 for i, (values, _) in enumerate(groups)}
+    drawn = [m for m in found if np.isfinite(read.series(m.lines, key)[1]).any()]
+    lines = [
+        Curve(
+            members.label(m.values, paths),
+            *read.series(m.lines, key),
+            colors[m.values],
+            evaluated=not key.startswith("train/"),
+            thin=len(drawn) > 4,
+            ends=members.is_left(m, step),
+        )
+        for m in drawn[:MOST_CURVES]
+    ]
+    share = text.is_share(key)
+    log = not share and is_wide(lines)
+    svg = curves_svg(lines[::-1], key, height=3.2, log=log, percent=share)
+    count = f"{len(lines)} of {len(found)} members" if len(lines) < len(found) else "all members"
+    return {
+        "title": f"{text.words(key).capitalize()}, {count}",
+        "log": log,
+        "curves": _keys(lines),
+        "legend": True,
+        "best": None,
+        "ended": any(line.ends for line in lines),
+        "alt": _spoken(lines, key, step),
+        "svg": _safe(svg),
+    }
+
+
+def _any(found: Sequence[Member], key: str) -> bool:
+    return any(np.isfinite(read.series(m.lines, key)[1]).any() for m in found)
+
+
+def _keys(lines: Sequence[Curve]) -> list[Curve]:
+    """One line of each colour, by the places in the palette, those in grey last and together."""
+    by_color = {line.color: line for line in reversed(lines)}
+    grey = by_color.pop(0, None)
+    others = [] if grey is None else [grey._replace(label="the other combinations")]
+    return [by_color[color] for color in sorted(by_color)] + others
+
+
+def _spoken(lines: Sequence[Curve], key: str, step: int) -> str:
+    last = [float(line.values[np.isfinite(line.values)][-1]) for line in lines]
+    return (
+        f"{text.words(key)} of {len(lines)} members over {text.number(step)} steps; their last "
+        f"values lie between {text.measure(key, min(last))} and {text.measure(key, max(last))}"
+    )
+
+
+def _safe(svg: str) -> Any:
+    from markupsafe import Markup
+
+    return Markup(svg)
