@@ -125,6 +125,38 @@ def better_half(alive: Sequence[int], values: Sequence[float], mode: str) -> lis
     return sorted(sorted(alive, key=badness)[: -(-len(alive) // 2)])
 
 
+def standing(
+    members: Sequence[Member],
+    lines: Sequence[Sequence[Mapping[str, Any]]],
+    monitor: str,
+    mode: str,
+) -> list[dict[str, Any]]:
+    """Each member with the last of what was measured of it, the best first.
+
+    Args:
+        members: all, those left behind too.
+        lines: what each logged.
+        monitor: the metric that decides, after how far a member came.
+        mode: whether 'max' or 'min' of it is best.
+    """
+    rows = []
+    for member, logged in zip(members, lines, strict=True):
+        last = {k: v for line in logged for k, v in line.items() if "/" in k}
+        shown = {k: v for k, v in last.items() if not k.startswith("train/")}
+        step = max((line["step"] for line in logged), default=0)
+        rows.append(
+            {"member": member.name, "seed": member.config.seed, **member.values, "step": step}
+            | shown
+        )
+
+    def badness(row: Mapping[str, Any]) -> tuple[int, float]:
+        value = row.get(monitor)
+        unknown = value is None or math.isnan(value)
+        return -row["step"], math.inf if unknown else value if mode == "min" else -value
+
+    return sorted(rows, key=badness)
+
+
 def table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Rows with the same columns, as lines."""
     columns = list(dict.fromkeys(key for row in rows for key in row))

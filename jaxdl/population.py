@@ -29,7 +29,7 @@ from jaxdl.data.pipeline import evaluation_batches
 from jaxdl.data.prefetch import Batches
 from jaxdl.data.runs import run_spec, train_runs
 from jaxdl.errors import UserError
-from jaxdl.members import Member, better_half, check, members_of, survivors, table, varied
+from jaxdl.members import Member, better_half, check, members_of, standing, survivors, table, varied
 from jaxdl.memory import ran_out
 from jaxdl.report import write_report
 from jaxdl.session import Session
@@ -73,6 +73,7 @@ def run(config: Config, workdir: Path) -> list[dict[str, Any]]:
                         state = population.halve(state)
                         state, _ = single.train(population, state, {})
                     rows = conclude(population, state)
+                unsaved = population.checkpoints.unsaved()
                 stop.end()
             except Stopping:
                 end = single.interrupted(population, stop, population.step_of(state))
@@ -88,12 +89,14 @@ def run(config: Config, workdir: Path) -> list[dict[str, Any]]:
                     f"out of memory with {len(population.alive)} members at once: take fewer of "
                     "them (config.population), or a smaller config.data.batch_size"
                 ) from error
-        manifest.update(status="finished")
+        manifest.update(status=unsaved or "finished")
         with rundir.writing(workdir):
             report = write_report(workdir)
     print("\n".join(table(rows)))
     print(f"run directories  {workdir / 'members'}")
     print(f"report           {report}  (open it in a browser)")
+    if unsaved:
+        raise UserError(unsaved)
     return rows
 
 
@@ -372,28 +375,13 @@ class Population(Session):
                     c.save(step, own, None, {})
             self.manifests[i].update(status=status, values=member.values)
 
-    def standing(self) -> list[dict[str, Any]]:
-        """Each member with the last of what was measured of it, the best first."""
-        monitor, mode = self.config.evaluation.monitor, self.config.evaluation.mode
-        rows = []
-        for member, journal in zip(self.members, self.journals, strict=True):
-            last = {k: v for line in journal.lines for k, v in line.items() if "/" in k}
-            shown = {k: v for k, v in last.items() if not k.startswith("train/")}
-            steps = max((line["step"] for line in journal.lines), default=0)
-            rows.append(
-                {"member": member.name, "seed": member.config.seed, **member.values, "step": steps}
-                | shown
-            )
-        sign = 1 if mode == "min" else -1
-        worst = lambda row: row.get(monitor) is None
-        return sorted(rows, key=lambda r: (-r["step"], worst(r), sign * (r.get(monitor) or 0)))
-
 
 def conclude(population: Population, state: TrainState) -> list[dict[str, Any]]:
     """Measure the members that are left on the test split, let each leave what it has."""
     if "test" in population.single.splits:
         population.evaluate(state, "test")
     population.leave(state, population.alive, "finished")
-    rows = population.standing()
+    lines, evaluation = [j.lines for j in population.journals], population.config.evaluation
+    rows = standing(population.members, lines, evaluation.monitor, evaluation.mode)
     rundir.replace(population.workdir / "members.json", json.dumps(rows, indent=2) + "\n")
     return rows
