@@ -18,7 +18,7 @@ TINY = [
     "--config", "configs/cnn.py", "--config.model=mlp", "--config.model.widths=[4]",
     "--config.augment=[]", "--config.duration=4 steps", "--config.log.sinks=[]",
 ]  # fmt: skip
-BEFORE = ["plot-schedule", "find-lr", "find-batch-size", "memory", "trials"]
+BEFORE = ["plot-schedule", "find-lr", "find-batch-size", "memory", "trials", "profile"]
 
 
 @pytest.fixture(autouse=True)

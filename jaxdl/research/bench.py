@@ -24,7 +24,7 @@ from jaxdl.config import Checkpoint, Config, Data, Part, part
 from jaxdl.errors import UserError
 from jaxdl.memory import activation_bytes, ran_out
 from jaxdl.research.flops import macs
-from jaxdl.research.roofline import Clock, Roofline
+from jaxdl.research.roofline import CLOCKS, Clock, Roofline
 from jaxdl.research.table import aligned, amount
 from jaxdl.session import first_state, training_batches
 from jaxdl.train.rundir import environment
@@ -33,8 +33,6 @@ from jaxdl.train.step import Step, compile_step
 from jaxdl.types import Batch, PyTree
 
 Mode = Literal["train", "infer"]
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-"""Wall clock; or seconds of all cores together, for a CPU that others use."""
 
 ROUND_SECONDS = 0.25  # of one program in one round
 MOST_CALLS = 50  # in one round
