@@ -29,6 +29,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxdl.allocator import keep_memory
+
 ROOT = Path(__file__).parents[1]
 CLOCK = "process_time"
 
@@ -126,6 +128,8 @@ from jaxdl.assemble import assemble
 from jaxdl.config import Part
 from jaxdl.research.bench import config_of
 from jaxdl.train.state import init_state
+from jaxdl.allocator import keep_memory
+keep_memory()
 how, name = sys.argv[1:]
 plan = assemble(config_of(Part(name), 32, (64, 64, 3), "float32"))
 clock = getattr(time, os.environ["CLOCK"])
@@ -367,6 +371,7 @@ def images(repeats: int = 7, batches: int = 500) -> dict[str, list[float]]:
 def main(name: str, *arguments: str) -> None:
     """Measure one thing and print it."""
     global CLOCK
+    keep_memory()
     if name == "wall":
         CLOCK, (name, *arguments) = "perf_counter", arguments
         where = f"seconds on {len(os.sched_getaffinity(0))} cores"

@@ -194,6 +194,14 @@ def test_spikes_are_skipped_by_their_deviation():
     assert state.count == 38
 
 
+def test_a_loss_that_would_blind_the_variance_is_a_spike_in_the_warmup_too():
+    tx, grads = skip_spikes(warmup=10), {"w": jnp.ones(3)}
+    for value, skips in [(1e18, False), (1e25, True), (-1e25, True)]:
+        out, state = tx.update(grads, tx.init(grads), None, value=jnp.float32(value))
+        assert np.isnan(out["w"]).all() == skips
+        assert skips or np.isfinite(state.variance)
+
+
 @pytest.mark.parametrize("entry", registry.entries("optimizers"), ids=lambda e: e.name)
 def test_no_optimizer_swallows_nan(entry):
     optimizer = optax.with_extra_args_support(entry.build(learning_rate=0.1))

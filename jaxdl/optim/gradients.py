@@ -201,7 +201,7 @@ def skip_spikes(
     Args:
         deviations: standard deviations above the mean from which it is a spike.
         decay: of the running mean and variance.
-        warmup: steps before, in which none is skipped.
+        warmup: steps before, in which none is skipped but one beyond any variance (1e19).
     """
 
     def update(
@@ -209,6 +209,7 @@ def skip_spikes(
     ) -> tuple[PyTree, Level]:
         above = value - state.mean
         spikes = (state.count >= warmup) & (above > deviations * jnp.sqrt(state.variance))
+        spikes |= ~jnp.isfinite(above**2)
         count = optax.safe_increment(state.count)
         # a = max(1 / n, 1 - decay): the plain mean of the first losses, then the running one
         share = jnp.maximum(1 / count, 1 - decay)

@@ -1,6 +1,7 @@
 """Saving: what seals and digests cost beside Orbax alone, for a ResNet-50 with AdamW.
 
     taskset -c 0 python -m tests.chaos saving --n 15
+    python -m tests.chaos saving --n 5 --megabytes 10 100 1000       # how a save grows
 
 Both save the same state in turn. CPU time is the process's, of one core; the clock's is only worth
 something on an idle machine.
@@ -37,6 +38,12 @@ def resnet50_state() -> dict:
         jax.random.normal(jax.random.key(i), s.shape).astype(s.dtype) for i, s in enumerate(leaves)
     ]
     return jax.block_until_ready(jax.tree.unflatten(treedef, draws))
+
+
+def plain_state(megabytes: int) -> dict:
+    """Random leaves of 4 MB."""
+    draw = lambda i: jax.random.normal(jax.random.key(i), (1000, 1000))
+    return jax.block_until_ready({f"leaf{i}": draw(i) for i in range(max(1, megabytes // 4))})
 
 
 def orbax_alone(folder: Path) -> tuple[Callable, Callable, Callable]:
@@ -94,7 +101,18 @@ def main(argv: list[str]) -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="saving")
     parser.add_argument("--n", type=int, default=15)
+    parser.add_argument("--megabytes", type=int, nargs="+", help="states to save, not ResNet-50's")
     options = parser.parse_args(argv)
+    for megabytes in options.megabytes or ():
+        found = ratios(plain_state(megabytes), options.n)
+        blocking, whole = found["blocking clock"][1], found["whole clock"][1]
+        rate = megabytes / 1e3 / whole
+        print(f"{megabytes:>6} MB  returns after {blocking:6.3f} s, done after {whole:6.3f} s")
+        print(
+            f"           {rate:.2f} GB/s, {found['whole clock'][2]:.3f} of Orbax alone", flush=True
+        )
+    if options.megabytes:
+        return 0
     state = resnet50_state()
     size = sum(x.nbytes for x in jax.tree.leaves(state)) / 1e6
     print(f"{len(tree.flatten(state))} leaves, {size:.0f} MB, {options.n} pairs, medians")
