@@ -23,6 +23,7 @@ from jax.extend.random import threefry_2x32
 from jax.interpreters.partial_eval import dce_jaxpr
 from jax.sharding import Sharding
 
+from jaxdl.train.scan import reads
 from jaxdl.types import Array, PyTree
 
 STRETCH = 2**16  # numbers drawn at a time: what they pass through stays in the second cache
@@ -121,7 +122,7 @@ def _results(eqn: core.JaxprEqn, operands: list[Any]) -> Sequence[Any]:
         # What is compiled as one has other last bits when it is computed piece by piece.
         if name != "jit" or all(isinstance(r, Field) or _is_key(r) for r in results):
             return results
-    if name == "scan" and not eqn.params["num_carry"]:
+    if name == "scan" and not reads(eqn).carry:
         return _turns(eqn, operands)
     if name == "random_bits" and _counts(operands[0], out):
         return [Field(out.shape, out.dtype, Op(None, (), (operands[0],)), True)]
@@ -160,7 +161,7 @@ def _as_field(x: Any) -> Field | None:
 
 def _turns(eqn: core.JaxprEqn, operands: list[Any]) -> list[Any]:
     """Of a loop whose turns know nothing of each other, such as over the blocks of a network."""
-    body, n = eqn.params["jaxpr"], eqn.params["num_consts"]
+    body, n = eqn.params["jaxpr"], reads(eqn).consts
     fixed, rows = operands[:n], [_array(x) for x in operands[n:]]
     turns = [
         _read(body.jaxpr, body.consts, [*fixed, *(x[i] for x in rows)])

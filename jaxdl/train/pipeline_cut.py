@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var, jaxpr_as_fun
 
 from jaxdl.errors import UserError
+from jaxdl.train.scan import reads
 from jaxdl.types import Array, Aux, Batch, PyTree
 
 Values = Sequence[Array]
@@ -61,7 +62,7 @@ def cut(
     weights, inputs = jaxpr.invars[:of_params], jaxpr.invars[of_params:]
 
     stack = _stack(jaxpr, weights)
-    n, depth = stack.params["num_consts"], stack.params["length"]
+    n, depth = reads(stack).consts, stack.params["length"]
     still, x, read, y = stack.invars[:n], stack.invars[n], stack.invars[n + 1 :], stack.outvars[0]
     carried = zip(inputs, jax.tree.leaves(aux.variables), strict=False)
     _refuse_dependence(jaxpr, stack, wanted, [a for a, b in carried if a is not b])
@@ -123,8 +124,8 @@ def _stack(jaxpr: Jaxpr, weights: Iterable[Var]) -> JaxprEqn:
     follows = _reached(jaxpr, weights)
 
     def is_stack(eqn: JaxprEqn) -> bool:
-        read = eqn.invars[eqn.params["num_consts"] + 1 :]
-        return eqn.params["num_carry"] == 1 and not follows.isdisjoint(_vars(read))
+        consts, carry, _ = reads(eqn)
+        return carry == 1 and not follows.isdisjoint(_vars(eqn.invars[consts + 1 :]))
 
     found = [eqn for eqn in _of(jaxpr, "scan") if is_stack(eqn)]
     if len(found) != 1:
