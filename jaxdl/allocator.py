@@ -16,7 +16,8 @@ MADV_HUGEPAGE = 14  # mmap.MADV_HUGEPAGE is there only where Python was built wi
 def keep_memory() -> bool:
     """Have this process keep what it frees, in one heap of large pages; says whether it will.
 
-    To be called before the first computation. Where the allocator is not glibc's nothing changes.
+    To be called before there are threads: one that has an arena of its own keeps it, and asks the
+    kernel again for each step. Where the allocator is not glibc's nothing changes.
     """
     libc = _glibc()
     if libc is None:

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 import jaxdl
+from jaxdl import allocator
 from jaxdl import config as configs
 from jaxdl.errors import UserError, choices
 from jaxdl.override import override
@@ -80,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     128 + the number of a second signal, which stops at once.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    allocator.keep_memory()
     # A warning of ours is for a reader, who has no use for the line of code it came from.
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     try:

@@ -216,8 +216,10 @@ def _plan(network: Network, column: Column) -> tuple[Any, Any, Any]:
 
 def own_step(network: Network, column: Column, device: str, cores: list[int]) -> Run:
     """The step of a run of ours, as the program prepares and compiles it."""
+    from jaxdl.allocator import keep_memory
     from jaxdl.verbs.parsing import prepare_jax
 
+    keep_memory()
     prepare_jax()
     import jax
 

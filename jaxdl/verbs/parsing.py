@@ -41,10 +41,7 @@ def overrides_in(
 
 
 def prepare_jax() -> None:
-    """Keep what XLA compiles, from run to run, and on CPU the memory of a step for the next."""
-    from jaxdl.allocator import keep_memory
-
-    keep_memory()
+    """Keep what XLA compiles, from run to run."""
     import jax
 
     # Reading the cache saves more than it costs even for programs that compile in a moment.
