@@ -4,7 +4,7 @@
     python -m jaxdl.main --config configs/efficientnet.py:cifar10
     python -m jaxdl.main --config configs/efficientnet.py:imagenet
 
-digits    99.1% test accuracy (98.6 to 99.4 over 3 seeds), 2.5 minutes on 2 CPU cores, 4M parameters
+digits    99.3% test accuracy (98.9 to 99.7 over 3 seeds), 2.7 minutes on 2 CPU cores, 4M parameters
 cifar10   the paper's recipe on 32x32 images, for one GPU or TPU: not yet measured
 imagenet  77.1% top-1 in the paper (77.7% torchvision), TPU v3-8 or more: not yet measured
 
