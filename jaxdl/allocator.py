@@ -7,20 +7,26 @@ to the kernel, and the next step pays for every page anew: tens of thousands of 
 import ctypes
 import mmap
 import os
+from pathlib import Path
 
 # <malloc.h>; unchanged since glibc 2.10
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 MADV_HUGEPAGE = 14  # mmap.MADV_HUGEPAGE is there only where Python was built with it
 
 
+ACCELERATORS = ("dev/nvidia[0-9]*", "dev/accel[0-9]*", "dev/vfio/[0-9]*")
+"""What the drivers of GPUs and TPUs leave below the root of a file system."""
+
+
 def keep_memory() -> bool:
     """Have this process keep what it frees, in one heap of large pages; says whether it will.
 
     To be called before there are threads: one that has an arena of its own keeps it, and asks the
-    kernel again for each step. Where the allocator is not glibc's nothing changes.
+    kernel again for each step. Nothing changes where the allocator is not glibc's, nor on the host
+    of an accelerator, whose many readers of data would wait for one another's turn at the heap.
     """
     libc = _glibc()
-    if libc is None:
+    if libc is None or _serves_accelerator():
         return False
     # Threads' own arenas end at 64 MiB: larger blocks would be mapped, and unmapped, each time.
     kept = [
@@ -30,6 +36,12 @@ def keep_memory() -> bool:
     ]
     _use_large_pages(libc)
     return all(kept)
+
+
+def _serves_accelerator() -> bool:
+    if os.environ.get("JAX_PLATFORMS") == "cpu":
+        return False
+    return any(any(Path("/").glob(pattern)) for pattern in ACCELERATORS)
 
 
 def _glibc() -> ctypes.CDLL | None:

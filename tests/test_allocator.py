@@ -6,6 +6,8 @@ import sys
 import pytest
 from conftest import ROOT
 
+from jaxdl import allocator
+
 SAID = """
 import resource, sys
 {before}
@@ -33,6 +35,17 @@ def said(before=""):
 def test_memory_given_back_is_not_paid_for_again():
     kept, faults = said()
     assert not kept or faults < 100
+
+
+def test_the_host_of_an_accelerator_is_left_alone(monkeypatch, tmp_path):
+    monkeypatch.setattr(allocator, "ACCELERATORS", (f"{str(tmp_path)[1:]}/nvidia[0-9]*",))
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    (tmp_path / "nvidiactl").touch()
+    assert not allocator._serves_accelerator()
+    (tmp_path / "nvidia0").touch()
+    assert allocator._serves_accelerator()
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert not allocator._serves_accelerator()
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of address space")

@@ -291,3 +291,17 @@ def test_a_metric_measured_after_the_save_is_kept(tmp_path):
         for step in (2, 3, 4):
             checkpoints.save(step, trained(mesh_of(1), step), 0.5, {"window": {}})
         assert 1 in checkpoints.steps()
+
+
+def test_a_late_metric_that_cannot_be_put_down_is_told_of_by_its_step(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    state = trained(mesh_of(1), 1)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state, None, {})
+        checkpoints.settle()
+        monkeypatch.setattr(seal, "measure", full)
+        with pytest.warns(UserWarning, match=f"{tmp_path}/1 was not written: OSError"):
+            checkpoints.save(1, state, 0.5, {})
+        assert checkpoints.steps() == [1]

@@ -136,9 +136,9 @@ class Checkpoints:
             if self._manager.save(step, args=args):
                 self._content.set_result((step, measured, start(state), dict(extra)))
             else:  # it is there: saved as the run was stopped, and evaluated now
-                self._saving = None
                 if measured is not None and jax.process_index() == 0:
                     seal.measure(self._folder / str(step), step, measured)
+                self._saving = None
         except BaseException as error:
             self._content.set_exception(error)  # the thread that writes waits for it
             if not isinstance(error, Exception):
