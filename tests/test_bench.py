@@ -82,6 +82,7 @@ def test_compilation_is_not_read_from_disk():
     events = []
     listen = lambda event, **_: events.append(event)
     jax.monitoring.register_event_listener(listen)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # a command has it otherwise
     try:
         config = mlp()
         compiled(config, assemble(config), "infer")
