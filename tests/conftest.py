@@ -6,10 +6,8 @@ from pathlib import Path
 
 import jax
 import pytest
-from jax._src import compilation_cache
 
 from jaxdl import allocator, registry
-from jaxdl.verbs import parsing
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
@@ -22,25 +20,6 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 # Hundreds of programs run in one process here: what one frees, the next ones are to have.
 allocator.keep_memory = lambda: False
-
-# Programs of one device are read back from the cache here, those of several never: the program
-# itself knows only all or nothing (parsing.orders_collectives).
-parsing.orders_collectives = lambda: True
-_read, _write = compilation_cache.get_executable_and_time, compilation_cache.put_executable_and_time
-
-
-def _read_of_one(key, options, *where):
-    several = options.num_replicas * options.num_partitions > 1
-    return (None, None) if several else _read(key, options, *where)
-
-
-def _write_of_one(key, name, executable, *rest):
-    if len(executable.local_devices()) == 1:
-        _write(key, name, executable, *rest)
-
-
-compilation_cache.get_executable_and_time = _read_of_one
-compilation_cache.put_executable_and_time = _write_of_one
 
 ROOT = Path(__file__).parents[1]
 

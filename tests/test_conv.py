@@ -235,6 +235,23 @@ def test_a_sharded_batch_gives_the_same_numbers(geometry):
     close(sharded(x, k), jax.jit(step)(x, k))
 
 
+@pytest.mark.parametrize("devices", [1, 2])
+def test_devices_add_up_gradients_outside_of_every_call(devices):
+    """XLA on CPU keeps collectives of one program in order, and forgets those of what it calls."""
+    mesh = jax.make_mesh(
+        (devices,), ("data",), axis_types=(jax.sharding.AxisType.Auto,),
+        devices=jax.devices()[:devices],
+    )  # fmt: skip
+    batch, whole = (NamedSharding(mesh, PartitionSpec(*s)) for s in [("data",), ()])
+    geometry = ("dense", (8, 8), (3, 3), 2, "SAME", 4, 18, 1, 1)
+    ours, _ = pair(geometry)
+    step = jax.grad(lambda k, x: jnp.sum(jnp.sin(ours(x, k))))
+    x, k = arrays(geometry)
+    program = jax.jit(step, in_shardings=(whole, batch), out_shardings=whole).lower(k, x)
+    assert ('inlineable = "false"' in program.as_text()) == (devices == 1)
+    assert ("all-reduce(" in program.compile().as_text()) == (devices == 2)
+
+
 @pytest.mark.parametrize(
     "settings",
     [

@@ -6,6 +6,7 @@ to shared memory and clock, and only the rest to being joined. Images a second o
 """
 
 import argparse
+import json
 import os
 import statistics
 import sys
@@ -17,7 +18,6 @@ from subprocess import Popen
 sys.path.insert(0, str(Path(__file__).parent))
 
 from hosts import finish, free_port, place, start
-from test_cli import metrics
 
 STEPS, EVERY = 60, 10
 NETWORKS = {
@@ -33,15 +33,16 @@ def flags(model: str, side: int, batch_size: int, workdir: Path) -> list[str]:
         "--config", "configs/resnet.py", "--workdir", str(workdir),
         f"--config.model={model}", f"--config.data.source=fake(size=[{side},{side},3])",
         f"--config.data.batch_size={batch_size}", "--config.augment=[]",
-        f"--config.duration={STEPS} steps", f"--config.log.every={EVERY} steps",
+        f"--config.duration={STEPS} steps", f"--config.log.every={EVERY}",
         "--config.evaluation.every=1000 epochs", "--config.checkpoint.every=1000 epochs",
     ]  # fmt: skip
 
 
 def speed(workdir: Path) -> float:
     """Images a second, of the intervals after the first two."""
-    found = [line.get("train/images_per_second") for line in metrics(workdir)]
-    return statistics.median([x for x in found if x][2:])
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    found = [x["train/images_per_second"] for x in lines if "train/images_per_second" in x]
+    return statistics.median(found[2:])
 
 
 def on_cores(commands: Sequence[list[str]], cores: Sequence[int]) -> None:

@@ -18,6 +18,7 @@ ResNet-20 at 32x32, batch 128, 694 ms a step by its trace) against what stands h
 import functools
 import os
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -157,14 +158,24 @@ def _interleave(phases: list[Array], axis: int) -> Array:
     return jnp.stack(phases, axis + 1).reshape(shape)
 
 
+_one_device = ContextVar("one_device", default=False)
+
+
 def _apart(*static: str) -> Callable:
-    """A function that XLA compiles by itself: what it is given is computed before, and once."""
+    """A function that XLA compiles by itself: what it is given is computed before, and once.
+
+    Not where several devices share the work: the sum over them would be inside, and XLA on CPU
+    keeps only the collectives of the program itself in order; two processes would add up what does
+    not belong together.
+    """
 
     def decorate(function: Callable) -> Callable:
         compiled = jax.jit(function, static_argnames=static)
 
         @functools.wraps(function)
         def call(*args: Any, **settings: Any) -> Array:
+            if not _one_device.get():
+                return function(*args, **settings)
             with set_xla_metadata(inlineable="false"):
                 return compiled(*args, **settings)
 
@@ -211,9 +222,20 @@ def _primitive(name: str, compute: Callable[..., Array]) -> Primitive:
     primitive = Primitive(name)
     primitive.def_impl(jax.jit(run, static_argnames=("windows", "shape", "precision")))
     primitive.def_abstract_eval(lambda a, b, *, shape, **_: a.update(shape=shape))
-    mlir.register_lowering(primitive, mlir.lower_fun(run, multiple_results=False))
+    mlir.register_lowering(primitive, functools.partial(_lowered, run))
     batching.primitive_batchers[primitive] = functools.partial(_batched, primitive)
     return primitive
+
+
+def _lowered(
+    run: Callable[..., Array], context: mlir.LoweringRuleContext, *args: Any, **params: Any
+):
+    places = context.module_context.axis_context
+    token = _one_device.set(getattr(places, "num_devices", None) == 1)
+    try:
+        return mlir.lower_fun(run, multiple_results=False)(context, *args, **params)
+    finally:
+        _one_device.reset(token)
 
 
 def _batched(primitive: Primitive, args, dims, *, shape: tuple[int, ...], **params: Any):

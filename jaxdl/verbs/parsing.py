@@ -40,25 +40,10 @@ def overrides_in(
     return found, rest
 
 
-def orders_collectives() -> bool:
-    """Whether a program read back from the compile cache runs its collectives in one order.
-
-    Not on several CPU devices: all collectives have one communicator, but read back, each has its
-    own (CreateResourceFromProto in XLA's thunk_serdes_proto.cc). Two devices then wait for each
-    other in different collectives, until XLA ends the process.
-    """
-    import jax
-
-    return jax.default_backend() != "cpu" or jax.device_count() == 1
-
-
 def prepare_jax() -> None:
-    """Keep what XLA compiles, from run to run. Called when the processes of a run have met."""
+    """Keep what XLA compiles, from run to run."""
     import jax
 
-    if not orders_collectives():
-        jax.config.update("jax_enable_compilation_cache", False)
-        return
     # Reading the cache saves more than it costs even for programs that compile in a moment.
     if not jax.config.jax_compilation_cache_dir:
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
