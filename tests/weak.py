@@ -1,8 +1,11 @@
-"""Weak scaling on real cores: `python -m tests.weak [--repeats N]`.
+"""Weak scaling on real cores: `python -m tests.weak [--repeats N] [MODEL...]`.
 
-A process on each core, joined by gloo over the loopback, with so many images for each. Beside it
-the same number of processes that know nothing of each other: what they lose to one alone they lose
-to shared memory and clock, and only the rest to being joined. Images a second of the whole loop.
+    alone     one process on a core
+    apart     one on each core that know nothing of each other: what the machine itself can give
+    joined    one on each core, joined by gloo over the loopback
+    free      the same, each free to use every core
+
+Images a second of the whole loop, so many images for each process.
 """
 
 import argparse
@@ -45,46 +48,51 @@ def speed(workdir: Path) -> float:
     return statistics.median(found[2:])
 
 
-def on_cores(commands: Sequence[list[str]], cores: Sequence[int]) -> None:
-    """Run each command on a core of its own."""
+def run(commands: Sequence[list[str]], cores: Sequence[set[int]]) -> None:
+    """Run commands at once, each on its own cores."""
     running: list[Popen] = []
-    for command, core in zip(commands, cores, strict=True):
+    for command, own in zip(commands, cores, strict=True):
         running.append(start(command))
-        os.sched_setaffinity(running[-1].pid, {core})
+        os.sched_setaffinity(running[-1].pid, own)
     for status, _, error in finish(running, timeout=900):
         if status:
             raise SystemExit(error)
 
 
+def measured(model: str, side: int, images: int) -> dict[str, float]:
+    """Images a second of all processes together, each way once."""
+    cores = sorted(os.sched_getaffinity(0))
+    n, pinned = len(cores), [{core} for core in cores]
+    with tempfile.TemporaryDirectory() as folder:
+        command = lambda name, each: flags(model, side, each, Path(folder) / name)
+        run([command("alone", images)], pinned[:1])
+        run([command(f"apart{i}", images) for i in range(n)], pinned)
+        for name, where in {"joined": pinned, "free": [set(cores)] * n}.items():
+            port = free_port()
+            run([[*command(name, images * n), *place(port, n, i)] for i in range(n)], where)
+        found = {name: speed(Path(folder) / name) for name in ("alone", "joined", "free")}
+        apart = sum(speed(Path(folder) / f"apart{i}") for i in range(n))
+    return {"alone": found.pop("alone"), "apart": apart, **found}
+
+
 def main() -> None:
-    """Print a line for each network and number of cores."""
+    """Print a line for each network and way."""
     parser = argparse.ArgumentParser(prog="weak")
     parser.add_argument("--repeats", type=int, default=3)
-    repeats = parser.parse_args().repeats
-    cores = sorted(os.sched_getaffinity(0))
-    print(f"{len(cores)} cores, load {os.getloadavg()[0]:.1f}")
-    for title, (model, side, images) in NETWORKS.items():
-        found: dict[str, list[float]] = {"alone": [], "beside": [], "joined": []}
-        n = len(cores)
-        for _ in range(repeats):
-            with tempfile.TemporaryDirectory() as folder:
-                runs = [Path(folder) / str(i) for i in range(n + 1)]
-                commands = [flags(model, side, images, run) for run in runs]
-                on_cores(commands[:1], cores[:1])
-                found["alone"].append(speed(runs[0]))
-                on_cores(commands[1:], cores)
-                found["beside"].append(sum(speed(run) for run in runs[1:]))
-                both, port = Path(folder) / "joined", free_port()
-                command = flags(model, side, images * n, both)
-                on_cores([[*command, *place(port, n, i)] for i in range(n)], cores)
-                found["joined"].append(speed(both))
-        print(title)
-        for how, own in found.items():
-            share = statistics.median(x / (n * y) for x, y in zip(own, found["alone"], strict=True))
-            share *= n if how == "alone" else 1
-            count = 1 if how == "alone" else n
+    parser.add_argument("models", nargs="*", help="only these")
+    options = parser.parse_args()
+    print(f"{len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}")
+    for network, settings in NETWORKS.items():
+        if options.models and settings[0] not in options.models:
+            continue
+        turns = [measured(*settings) for _ in range(options.repeats)]
+        print(network)
+        for way in turns[0]:
+            own = [turn[way] for turn in turns]
+            count = 1 if way == "alone" else len(os.sched_getaffinity(0))
+            share = statistics.median(turn[way] / (count * turn["alone"]) for turn in turns)
             print(
-                f"  {count} {how:<7} {statistics.median(own):8.1f} images/s "
+                f"  {count} {way:<7} {statistics.median(own):8.1f} images/s "
                 f"({min(own):.1f} to {max(own):.1f})  {share:.2f} of {count} alone",
                 flush=True,
             )

@@ -229,7 +229,7 @@ def _primitive(name: str, compute: Callable[..., Array]) -> Primitive:
 
 def _lowered(
     run: Callable[..., Array], context: mlir.LoweringRuleContext, *args: Any, **params: Any
-):
+) -> Any:
     places = context.module_context.axis_context
     token = _one_device.set(getattr(places, "num_devices", None) == 1)
     try:
