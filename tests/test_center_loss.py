@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from zoo import initial
 
 from jaxdl import models, registry
 from jaxdl.config import part
@@ -143,7 +144,7 @@ def test_features_gather_around_their_centres():
     spread = {}
     for weight in (0.0, 1.0):
         goal, batch = small(weight)
-        params, variables = jax.jit(goal.init)(KEY, batch)
+        params, variables = initial(goal.init, KEY, batch)
 
         @jax.jit
         def step(params, variables, goal=goal, batch=batch):
@@ -167,7 +168,7 @@ def test_features_gather_around_their_centres():
 
 def test_eight_devices_give_what_one_gives():
     goal, batch = small(0.1)
-    params, variables = jax.jit(goal.init)(KEY, batch)
+    params, variables = initial(goal.init, KEY, batch)
     taken = jax.jit(jax.value_and_grad(goal.loss, has_aux=True))
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     spread = jax.device_put(batch, NamedSharding(mesh, P("data")))
@@ -179,7 +180,7 @@ def test_eight_devices_give_what_one_gives():
 
 def test_micro_batches_move_the_centres_one_after_the_other():
     goal, batch = small(0.1)
-    params, variables = jax.jit(goal.init)(KEY, batch)
+    params, variables = initial(goal.init, KEY, batch)
     (loss, aux), _ = jax.jit(accumulate(2)(goal.loss))(params, variables, batch, KEY)
     losses = []
     for part_ in (np.s_[0::2], np.s_[1::2]):

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 from test_checkpoint import assert_same_bits
+from zoo import QUICK
 
 from jaxdl import registry
 from jaxdl.assemble import assemble
@@ -18,7 +19,6 @@ from jaxdl.train.checkpoint import Checkpoints
 from jaxdl.train.step import compile_step
 
 RATES = {"prodigy": 1.0, "lars": 1.0}
-QUICK = {"xla_backend_optimization_level": 0}
 MIXING = ("mixup", "cutmix", "mixup_or_cutmix")
 # What a part needs besides its defaults, on 8 steps and 12x12 pixels.
 ARGUMENTS = {
@@ -117,7 +117,7 @@ def test_any_combination_takes_two_steps_and_resumes(config, tmp_path_factory):
     with contextlib.closing(training_batches(config, plan, 0, 2)) as batches:
         first, second = batches
     step = compile_step(plan.phases[0][1], state).lower(state, first)
-    step = step.compile(compiler_options=QUICK)
+    step = step.compile(QUICK)
     state, metrics = step(state, first)
     assert metrics["skipped"][0] == 0 or config.precision.name == "float16"
     folder = tmp_path_factory.mktemp("run")

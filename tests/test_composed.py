@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from zoo import initial, quick
 
 from jaxdl import config as configs
 from jaxdl import models, registry, tree
@@ -33,16 +34,13 @@ def test_every_block_trains_at_any_stride_and_width(block):
         "image": jax.random.normal(jax.random.key(0), (4, 14, 14, 3)),
         "label": jnp.arange(4),
     }
-    params, variables = goal.init(jax.random.key(1), batch)
+    params, variables = initial(goal.init, jax.random.key(1), batch)
     features = jax.eval_shape(
         lambda v: model.apply(v, batch["image"], method="features"),
         {"params": params, **variables},
     )
     chex.assert_shape(features, (4, 3, 3, 32))  # 14, 7, 3: odd sizes are rounded up
-    take = jax.jit(
-        jax.grad(goal.loss, has_aux=True),
-        compiler_options={"xla_backend_optimization_level": 0},
-    )
+    take = quick(jax.grad(goal.loss, has_aux=True))
     for name, gradient in tree.flatten(
         take(params, variables, batch, jax.random.key(2))[0]
     ).items():

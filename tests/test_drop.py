@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from zoo import quick
+from zoo import initial, quick
 
 from jaxdl import models, registry
 from jaxdl.config import part
@@ -184,10 +184,10 @@ def test_with_a_key_prediction_drops_as_training_does(name):
     module = registry.bind("models", part(name, **FAMILIES[name]))(10)
     model = Model(module, jnp.dtype("float32"), freeze_norms=True)
     batch = batch_for(module)
+    params, variables = initial(model.init, jax.random.key(0), batch)
 
     @quick
     def outputs(key):
-        params, variables = model.init(jax.random.key(0), batch)
         predict = lambda *key: model.predict(params, variables, batch, *key)["logits"]
         trained = model.train(params, variables, batch, key)[0]["logits"]
         return predict(), predict(key), predict(jax.random.key(2)), trained

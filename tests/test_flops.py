@@ -10,6 +10,7 @@ import pytest
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.sharding import AxisType, PartitionSpec
+from zoo import initial
 
 from jaxdl import models, registry
 from jaxdl.errors import UserError
@@ -287,7 +288,7 @@ class Separable(nn.Module):
 def test_counting_after_a_run_on_cpu_and_running_after_a_count():
     model, image = Separable(), jnp.ones((1, 4, 4, 8))
     expected = (16 * 8) * 9 + (16 * 8) * (9 * 4)
-    variables = jax.jit(model.init)(jax.random.key(0), image)
+    variables = initial(model.init, jax.random.key(0), image)
     inner = jax.jit(model.apply)  # its traces are kept, and found again inside other functions
     outer = lambda v, x: inner(v, x)
     before = inner(variables, image)

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from zoo import quick
+from zoo import initial, quick
 
 from jaxdl import models, tree
 from jaxdl.objectives.base import Model
@@ -18,7 +18,7 @@ def test_frozen_statistics(norm):
     image = jax.random.normal(jax.random.key(0), (6, 8, 8, 3)) + 2
     batch = {"image": image, "label": jnp.arange(6) % 3}
     frozen = Model(module, jnp.dtype("float32"), freeze_norms=True)
-    params, variables = quick(frozen.init)(jax.random.key(1), batch)
+    params, variables = initial(frozen.init, jax.random.key(1), batch)
     variables = jax.tree.map(lambda x: x + 0.3, variables)
 
     outputs, new = quick(frozen.train)(params, variables, batch, jax.random.key(2))
@@ -35,7 +35,7 @@ def test_statistics_move_unless_they_are_frozen():
     module = models.create("cnn", 3, widths=[8, 8])
     model = Model(module, jnp.dtype("float32"))
     batch = {"image": jax.random.normal(jax.random.key(0), (6, 8, 8, 3)) + 2}
-    params, variables = quick(model.init)(jax.random.key(1), batch)
+    params, variables = initial(model.init, jax.random.key(1), batch)
     _, new = quick(model.train)(params, variables, batch, jax.random.key(2))
     for name, value in tree.flatten(new).items():
         assert not np.allclose(value, tree.flatten(variables)[name]), name

@@ -292,3 +292,21 @@ def test_processes_come_and_go_and_the_run_is_that_of_one(tmp_path):
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["status"] == "finished" and manifest["hardware"]["processes"] == 4
     assert (run / "report.html").is_file()
+
+
+def test_each_process_may_be_a_stage_of_a_pipeline(tmp_path):
+    """2 processes of one device and half of the blocks, against 8 devices that take whole steps."""
+    config = [
+        "--config", ROOT / "configs/cnn.py", "--config.model=vit_tiny_patch16_224",
+        "--config.model.patch_size=4", "--config.model.width=16", "--config.model.depth=2",
+        "--config.model.heads=2", "--config.augment=[]", "--config.data.batch_size=32",
+        "--config.gradient.accumulate=4", "--config.log.every=1", "--config.duration=2 steps",
+    ]  # fmt: skip
+    stages = ["--config.gradient.taker=one_f_one_b", "--config.mesh.stage=2"]
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    running = hosts.start_all([*config, *stages, "--workdir", run], 2, devices=1)
+    assert main([*map(str, config), "--workdir", str(whole)]) == 0
+    assert [status for status, *_ in hosts.finish(running)] == [0, 0]
+    losses = lambda w: [x["train/loss"] for x in chaos.journal(w) if "train/loss" in x]
+    assert len(losses(run)) == 2
+    np.testing.assert_allclose(losses(run), losses(whole), rtol=1e-5)

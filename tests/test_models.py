@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr
-from zoo import BUILT, GOLDEN, ROUNDED, quick
+from zoo import BUILT, GOLDEN, ROUNDED, initial, quick
 
 from jaxdl import models, registry, tree
 from jaxdl.nn.layers import round_channels
@@ -70,16 +70,16 @@ def test_every_model_is_counted_or_built():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_backbone_and_head_are_apart(name):
-    shapes = shapes_of(name, classes=7)
+    shapes = shapes_of(name)
     assert {"backbone", "head"} <= set(shapes["params"]) <= {"backbone", "head", *AUXILIARY}
-    model = models.create(name, 7)
+    model = models.create(name, 1000)
     image = jax.ShapeDtypeStruct((2, *models.input_shape(name)), jnp.float32)
     features = jax.eval_shape(lambda v, x: model.apply(v, x, method="features"), shapes, image)
     logits = jax.eval_shape(
         lambda v, f: model.apply(v, f, method=lambda m, x: m.head(x)), shapes, features
     )
     maps = image.shape[1:3] if model.each == "pixel" else ()
-    chex.assert_shape(logits, (2, *maps, 7))
+    chex.assert_shape(logits, (2, *maps, 1000))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -107,7 +107,7 @@ def small_task(name, dtype=jnp.float32):
     image = jax.random.normal(jax.random.key(1), (8, size, size, 3))
     label = (jnp.arange(8 * np.prod(axes, dtype=int)) % 5).reshape(8, *axes)
     batch = {"image": image, "label": label}
-    params, variables = quick(goal.init)(jax.random.key(0), batch)
+    params, variables = initial(goal.init, jax.random.key(0), batch)
     return goal, params, variables, batch
 
 
@@ -211,7 +211,7 @@ def test_resnet_is_the_identity_where_its_branches_are_zero():
     # y = relu(F(x) + x) with F = 0: the features are the stem's, subsampled and padded.
     model = models.create("resnet20", 10)
     image = jax.random.normal(jax.random.key(0), (1, 8, 8, 3))
-    variables = quick(model.init)(jax.random.key(1), image)
+    variables = initial(model.init, jax.random.key(1), image)
     kill = lambda path, x: jnp.zeros_like(x) if "norm2" in str(path) else x
     params = jax.tree_util.tree_map_with_path(kill, variables["params"])
     state = {"params": params, "batch_stats": variables["batch_stats"]}

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import AxisType, Mesh
+from zoo import QUICK
 
 from jaxdl import config, models, tree
 from jaxdl.augment.mixing import mixup
@@ -32,7 +33,6 @@ from jaxdl.train.sharding import AXES, Layout, batch_sharding, tree_shardings
 TAKERS = {"gpipe": gpipe, "one_f_one_b": one_f_one_b}
 FLOAT32 = jnp.dtype(jnp.float32)
 KEY = jax.random.key(1)
-QUICK = {"xla_backend_optimization_level": 0}
 
 
 def mesh_of(data=1, fsdp=1, tensor=1, stage=1):
@@ -69,7 +69,7 @@ def gradient(taker, goal, batch, mesh=None, seed=0):
         params, batch = jax.device_put(params, places), jax.device_put(batch, batch_sharding(mesh))
     take = jax.jit(taker(goal.loss), out_shardings=(None, places))
     args = (params, variables, batch, KEY)
-    return take.lower(*args).compile(compiler_options=QUICK)(*args)
+    return take.lower(*args).compile(QUICK)(*args)
 
 
 def assert_same(found, expected, rtol=1e-5):
@@ -207,7 +207,7 @@ def test_memory_grows_with_micro_batches_in_gpipe_alone():
         batch = images(each * n)
         params, variables = goal.init(jax.random.key(0), batch)
         take = jax.jit(taker(goal.loss)).lower(params, variables, batch, KEY)
-        return take.compile(compiler_options=QUICK).memory_analysis().temp_size_in_bytes
+        return take.compile(QUICK).memory_analysis().temp_size_in_bytes
 
     few, many = 8, 24
     grown = {k: temporary(t(many, mesh), many) - temporary(t(few, mesh), few)
@@ -249,15 +249,17 @@ CONFIG = config.Config(
     ),
     model=config.part("vit_tiny_patch16_224", patch_size=4, width=16, depth=4, heads=2),
     optimizer=config.part("adamw", learning_rate=1e-3),
+    wrappers=(config.part("sam"),),
     schedule=config.part("constant"),
     gradient=config.Gradient(taker=config.part("one_f_one_b"), accumulate=4),
     mesh=config.Mesh(data=2, stage=4),
     duration=2,
     log=config.Log(every=1, sinks=()),
+    dispatch=2,
 )
 
 
-def test_a_run_in_stages_goes_on_without(tmp_path):
+def test_a_run_in_stages_of_two_gradients_and_two_steps_a_call_goes_on_without(tmp_path):
     run(CONFIG, tmp_path / "run")
     plain = config.Gradient(accumulate=4)
     changed = dataclasses.replace(CONFIG, gradient=plain, mesh=config.Mesh(data=8), duration=4)

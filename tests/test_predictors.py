@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
-from zoo import quick
+from zoo import initial, quick
 
 from jaxdl import models, registry
 from jaxdl.augment.flip import random_flip
@@ -64,7 +64,7 @@ def test_passes_that_agree_leave_no_doubt_of_the_weights():
 def network():
     model = Model(models.create("mlp", 10, widths=[32, 32], drop_rate=0.4), jnp.dtype("float32"))
     goal = augmented(supervised(model), preprocess=[lambda key, b: normalize(key, b)])
-    return goal, *quick(goal.init)(jax.random.key(0), BATCH)
+    return goal, *initial(goal.init, jax.random.key(0), BATCH)
 
 
 def test_mc_dropout_is_the_mean_over_keys(network):

@@ -10,7 +10,7 @@ import optax
 import pytest
 import scipy.integrate
 import scipy.stats
-from zoo import quick
+from zoo import initial, quick
 
 from jaxdl import models, registry
 from jaxdl.config import part
@@ -279,7 +279,7 @@ def test_around_a_network_on_one_device_and_on_eight(name, dtype):
         "image": generator.normal(size=(16, 8, 8, 1)).astype(np.float32),
         "label": generator.integers(0, 10, 16).astype(np.int32),
     }
-    params, variables = quick(goal.init)(KEY, batch)
+    params, variables = initial(goal.init, KEY, batch)
     assert {"backbone", "head"} <= set(params)
     take = quick(jax.value_and_grad(goal.loss, has_aux=True))
     (one, aux), grads = take(params, variables, batch, KEY)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from test_checkpoint import assert_same_bits
+from zoo import QUICK
 
 from jaxdl.assemble import assemble
 from jaxdl.config import (
@@ -95,7 +96,7 @@ def test_a_shipped_config_builds_and_takes_a_step(spec, tmp_path):
         batches = session.batches(0)
         batch = next(iter(batches))
         step = compile_step(plan.step, state).lower(state, batch)
-        step = step.compile(compiler_options={"xla_backend_optimization_level": 0})
+        step = step.compile(QUICK)
         state, metrics = step(state, batch)
         batches.close()
     chex.assert_tree_all_finite((state.params, state.variables, metrics))

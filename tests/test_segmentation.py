@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, jaccard_score
+from zoo import initial, quick
 
 from jaxdl import models, tree
 from jaxdl.metrics.segmentation import iou, mean_iou, mean_over_seen, pixel_accuracy
@@ -128,7 +129,7 @@ def test_fcn_takes_the_weights_of_vgg16():
 def fcn32():
     """The map behind fc7 of a small FCN-32s, smooth throughout: (h, w, c) -> (h', w', d)."""
     model = models.create("fcn32s", 2, width=2, hidden=4, activation="softplus")
-    params = jax.jit(model.init)(KEY, jnp.zeros((1, 32, 32, 3)))["params"]
+    params = initial(model.init, KEY, jnp.zeros((1, 32, 32, 3)))["params"]
     return jax.jit(
         lambda image: model.apply({"params": params}, image[None], method="features")[0][0]
     )
@@ -201,12 +202,12 @@ def small_goal(**args):
     goal = segmentation(Model(module, jnp.dtype("float32")))
     outputs, batch, *_ = example()
     batch = batch | {"image": jax.random.normal(KEY, (4, 5, 6, 3))}
-    return goal, batch, jax.jit(goal.init)(KEY, batch)
+    return goal, batch, initial(goal.init, KEY, batch)
 
 
 def test_the_loss_is_the_mean_of_valid_pixels():
     goal, batch, (params, variables) = small_goal()
-    loss, aux = jax.jit(goal.loss)(params, variables, batch, KEY)
+    loss, aux = quick(goal.loss)(params, variables, batch, KEY)
     logits = np.asarray(aux.outputs["logits"], np.float64)
     assert logits.shape == (4, 5, 6, 4)
     found = []
@@ -220,9 +221,9 @@ def test_the_loss_is_the_mean_of_valid_pixels():
 
 def test_accumulated_batches_are_one_batch():
     goal, batch, (params, variables) = small_goal()
-    plain = jax.jit(jax.value_and_grad(goal.loss, has_aux=True))
+    plain = quick(jax.value_and_grad(goal.loss, has_aux=True))
     (one, _), gradient = plain(params, variables, batch, KEY)
-    (two, _), other = jax.jit(accumulate(2)(goal.loss))(params, variables, batch, KEY)
+    (two, _), other = quick(accumulate(2)(goal.loss))(params, variables, batch, KEY)
     np.testing.assert_allclose(one, two, rtol=1e-5)
     for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import AxisType, Mesh
+from zoo import QUICK
 
 from jaxdl import registry, tree
 from jaxdl.assemble import assemble
@@ -134,7 +135,8 @@ def test_what_does_not_divide_stays_whole_and_axes_combine():
 def trained(config: Config, steps: int = 4):
     plan = assemble(config)
     state = first_state(config, plan)
-    step, losses = compile_step(plan.step, state), []
+    spec = plan.batch_spec(config.data.batch_size)
+    step, losses = compile_step(plan.step, state).lower(state, spec).compile(QUICK), []
     for batch in training_batches(config, plan, 0, steps):
         state, metrics = step(state, batch)
         losses.append(float(metrics["loss"][0] / metrics["loss"][1]))

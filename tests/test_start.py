@@ -65,7 +65,14 @@ def programs():
         "permuted": lambda k: jax.random.permutation(k, 10),
         "gamma": lambda k: jax.random.gamma(k, 2.0, (5,)),
         "constants": lambda k: (jnp.zeros((2, 3)), jnp.full((4,), 2.5), jnp.eye(3), jnp.arange(4)),
-        "keys": lambda k: (jax.random.split(k, 3), jax.random.fold_in(k, 7), k),
+        "keys": lambda k: (jax.random.split(k, 3), jax.random.fold_in(k, 2**32 - 7), k),
+        "a key of a number": lambda k: jax.random.fold_in(k, jnp.ones((), jnp.int32) + 3),
+        "a key of nothing": lambda k: jax.jit(lambda: jax.random.key(5))(),
+        "grid of keys": lambda k: jax.random.split(k, (2, 5))[1, 1::2],
+        "keys of keys": lambda k: jax.vmap(jax.random.fold_in, (0, None))(jax.random.split(k), 3),
+        "another kind of key": lambda k: jax.random.split(
+            jax.random.wrap_key_data(jnp.arange(4, dtype=jnp.uint32), impl="rbg"), 3
+        ),
         "each": lambda k: jax.vmap(lambda j: init.he_normal()(j, (4, 5)))(jax.random.split(k, 3)),
         "loop": lambda k: jax.lax.map(
             lambda j: (init.he_normal()(j, (4, 5)), jnp.ones(2)), jax.random.split(k, 3)

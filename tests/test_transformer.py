@@ -10,6 +10,7 @@ import optax
 import pytest
 from conftest import ROOT
 from test_models import matmuls
+from zoo import initial, quick
 
 from jaxdl import models, registry, tree
 from jaxdl.config import part
@@ -238,20 +239,20 @@ def started():
         key = (name, tuple(args.items()))
         if key not in cache:
             goal, batch = task_of(name, **args), batch_of(name)
-            cache[key] = (goal, batch, *jax.jit(goal.init)(jax.random.key(0), batch))
+            cache[key] = (goal, batch, *initial(goal.init, jax.random.key(0), batch))
         return cache[key]
 
     return start
 
 
 def logits_of(goal, params, batch, **changed):
-    return jax.jit(goal.predict)(params, {}, batch | changed)["logits"]
+    return quick(goal.predict)(params, {}, batch | changed)["logits"]
 
 
 @pytest.mark.parametrize(("name", "form"), [*((name, {}) for name in TASKS), ("transformer", PRE)])
 def test_every_parameter_gets_a_gradient(name, form, started):
     goal, batch, params, variables = started(name, **form)
-    take = jax.jit(jax.value_and_grad(goal.loss, has_aux=True))
+    take = quick(jax.value_and_grad(goal.loss, has_aux=True))
     (loss, aux), grads = take(params, variables, batch, jax.random.key(2))
     for leaf, grad in tree.flatten(grads).items():
         assert np.any(grad) and np.all(np.isfinite(grad)), leaf
@@ -355,13 +356,13 @@ def test_a_decoder_learns_a_periodic_sequence():
         motif = np.random.default_rng(seed).integers(1, 8, (32, 2), dtype=np.int32)
         return {"tokens": jnp.tile(motif, (1, 5))}
 
-    @jax.jit
+    @quick
     def step(params, opt_state, batch):
         grads, _ = jax.grad(goal.loss, has_aux=True)(params, {}, batch, jax.random.key(0))
         updates, opt_state = tx.update(grads, opt_state)
         return optax.apply_updates(params, updates), opt_state
 
-    params, _ = jax.jit(goal.init)(jax.random.key(0), batch_of(0))
+    params, _ = initial(goal.init, jax.random.key(0), batch_of(0))
     opt_state = tx.init(params)
     for seed in range(150):
         params, opt_state = step(params, opt_state, batch_of(seed))

@@ -1,11 +1,27 @@
 """What the batteries know of each model: counts from elsewhere, and a small form to run."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax.sharding import SingleDeviceSharding
 
-# Compiling takes longer than running: without LLVM's optimisations it takes half as long.
-quick = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+from jaxdl.train.draw import drawn
+
+# Compiling takes longer than running: without LLVM's optimisations it takes half as long, and half
+# of that where XLA writes its loops itself instead of lowering them through MLIR.
+QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+quick = partial(jax.jit, compiler_options=QUICK)
+
+
+def initial(init: Callable[..., Any], *args: Any) -> Any:
+    """What an initialiser returns, drawn rather than compiled."""
+    here = SingleDeviceSharding(jax.devices()[0])
+    made = drawn(init, *args, places=lambda shapes: jax.tree.map(lambda _: here, shapes))
+    return jax.tree.map(jnp.asarray, jax.device_get(made))  # bound to no device, as init's are
+
 
 # Parameters with 1000 classes at 3 channels: torchvision's published counts, exactly.
 GOLDEN = {

@@ -117,6 +117,8 @@ def _read(jaxpr: core.Jaxpr, consts: Sequence[Any], inputs: Sequence[Any]) -> li
 
 def _results(eqn: core.JaxprEqn, operands: list[Any]) -> Sequence[Any]:
     name, out = eqn.primitive.name, eqn.outvars[0].aval
+    if _is_key(out) and (made := _key(eqn, operands)) is not None:
+        return [made]
     if name in CALLS:
         called = eqn.params[CALLS[name]]
         results = _read(called.jaxpr, called.consts, operands)
@@ -141,17 +143,38 @@ def _results(eqn: core.JaxprEqn, operands: list[Any]) -> Sequence[Any]:
 
 def _counts(key: Array, out: Any) -> bool:
     """Whether bits are the function of key and position that `_stretch` knows."""
-    return (
-        jax.config.jax_threefry_partitionable
-        and key.shape == ()
-        and jax.random.key_impl(key) == "threefry2x32"
-        and out.dtype == jnp.uint32
-        and out.size < 2**32
-    )
+    return _is_threefry(key) and key.shape == () and out.dtype == jnp.uint32 and out.size < 2**32
 
 
 def _is_key(x: Any) -> bool:
     return jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def _is_threefry(key: Array) -> bool:
+    known = jax.random.key_impl(key) == "threefry2x32"
+    return known and jax.config.jax_threefry_partitionable
+
+
+def _key(eqn: core.JaxprEqn, operands: Sequence[Any]) -> Array | None:
+    """What keys make of keys, computed without compiling anything; None of what is not known."""
+    if not (operands and _is_key(operands[0]) and _is_threefry(operands[0])):
+        return None
+    key, *others = operands
+    words, params = np.asarray(jax.random.key_data(key)), eqn.params
+    match eqn.primitive.name:
+        case "random_fold_in" if key.shape == np.shape(others[0]) == ():
+            words = np.concatenate(_threefry(words, np.asarray(_array(others[0]))[None]))
+        case "random_split" if key.shape == ():
+            position = np.arange(math.prod(params["shape"]), dtype=np.uint32)
+            words = np.stack(_threefry(words, position), -1).reshape(*params["shape"], 2)
+        case "slice":
+            bounds = params["start_indices"], params["limit_indices"]
+            words = words[*map(slice, *bounds, params["strides"] or key.ndim * (1,))]
+        case "squeeze":
+            words = words.squeeze(params["dimensions"])
+        case _:
+            return None
+    return jax.random.wrap_key_data(words, impl="threefry2x32")
 
 
 def _as_field(x: Any) -> Field | None:
@@ -243,23 +266,26 @@ def _stretch(
 
 
 def _bits(key: Array, position: Array) -> Array:
-    """The two halves of threefry(key, (0, position)), combined.
+    """(n,): the bits that `jax.random.bits` has at positions (n,) of 32 bits."""
+    a, b = _threefry(key, position)
+    return a ^ b
+
+
+def _threefry(key: Array, position: Array) -> tuple[Array, Array]:
+    """Both words of Threefry-2x32 at the count (0, position).
 
     JAX's own `threefry_2x32` loops over the rounds on CPU, and takes more than twice as long.
 
     Args:
         key: (2,), the data of a key.
         position: (n,), of 32 bits as the key.
-
-    Returns:
-        (n,), the bits that `jax.random.bits` has there.
     """
-    words = key[0], key[1], key[0] ^ key[1] ^ jnp.uint32(0x1BD11BDA)
-    a, b = jnp.full_like(position, words[0]), position + words[1]
+    words = key[0], key[1], key[0] ^ key[1] ^ np.uint32(0x1BD11BDA)
+    a, b = words[0], position + words[1]
     for turn in range(5):
         for distance in ROTATIONS[turn % 2]:
-            a += b
+            a = a + b
             b = a ^ (b << distance | b >> (32 - distance))
-        a += words[(turn + 1) % 3]
-        b += words[(turn + 2) % 3] + jnp.uint32(turn + 1)
-    return a ^ b
+        a = a + words[(turn + 1) % 3]
+        b = b + words[(turn + 2) % 3] + np.uint32(turn + 1)
+    return a, b

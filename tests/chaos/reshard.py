@@ -21,6 +21,7 @@ import numpy as np
 from test_checkpoint import raw
 from test_cli import TINY, command, metrics
 from test_sharding import VIT, mesh_of
+from zoo import QUICK
 
 from jaxdl import tree
 from jaxdl.assemble import Plan, assemble
@@ -70,7 +71,7 @@ def program(network: str, sizes: tuple[int, ...]) -> tuple[Plan, Step]:
         like = plan.abstract_state(0)
     spec = plan.batch_spec(COMMON.data.batch_size)
     step = compile_step(plan.step, like).lower(like, spec)
-    return plan, step.compile(compiler_options={"xla_backend_optimization_level": 0})
+    return plan, step.compile(QUICK)
 
 
 def first(network: str, sizes: tuple[int, ...]) -> TrainState:
