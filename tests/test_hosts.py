@@ -143,12 +143,14 @@ def test_several_processes_need_one_workdir(capsys):
 
 MEMBER = """
 import sys, time
-from jaxdl.train.line import Line
+from jaxdl.train import line as lines
 port, process, end = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-line = Line("127.0.0.1", port, process, 3, 30)
+line = lines.Line("127.0.0.1", port, process, 3, 30)
 if end == "is stopped":
     line.fail(75, "stopped before all had started")
 line.start({})
+if end == "hurries":
+    lines.GRACE = 0.1
 print("started", flush=True)
 if end == "fails":
     line.fail(2, "no such data set")
@@ -186,8 +188,9 @@ def test_a_process_that_is_gone_is_named_and_all_end(victim):
             assert "gone" in error and error.count("\n") == 1
 
 
-def test_a_process_that_fails_tells_the_others_why():
-    ended = hosts.finish(members("waits", "fails", "waits"), 60)
+@pytest.mark.parametrize("other", ["waits", "hurries"])
+def test_a_process_that_fails_tells_the_others_why(other):
+    ended = hosts.finish(members("waits", "fails", other), 60)
     assert [status for status, *_ in ended] == [2, 2, 2]
     assert ended[1][2] == ""  # it has said so itself
     for _, _, error in (ended[0], ended[2]):

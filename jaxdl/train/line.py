@@ -149,6 +149,8 @@ class Line:
         self._given["start"].put("process 0 left before all had started")
 
     def _part(self, status: int, reason: str) -> None:
+        # Whoever is gone after a failure may have followed it a moment sooner.
+        status, reason = self._failed or (status, reason)
         if not self._closed.is_set():
             print(f"error: {reason}", file=sys.stderr, flush=True)
             self.exit(status)
