@@ -1,5 +1,6 @@
 """What the batteries know of each model: counts from elsewhere, and a small form to run."""
 
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,7 +13,11 @@ from jaxdl.train.draw import drawn
 
 # Compiling takes longer than running: without LLVM's optimisations it takes half as long, and half
 # of that where XLA writes its loops itself instead of lowering them through MLIR.
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+QUICK: dict[str, Any] = {"xla_backend_optimization_level": 0}
+with contextlib.suppress(jax.errors.JaxRuntimeError):  # jax 0.12 knows no other way than MLIR
+    _ITSELF = {"xla_cpu_use_fusion_emitters": False}
+    jax.jit(lambda: 0, compiler_options=_ITSELF)()
+    QUICK |= _ITSELF
 quick = partial(jax.jit, compiler_options=QUICK)
 
 
