@@ -1,7 +1,5 @@
 """The battery over all augmentations, and what each is for."""
 
-from functools import partial
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -45,7 +43,7 @@ def batch_of(b=16, h=8, w=6, c=3, dtype=np.uint8):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_shape_and_other_keys_are_kept(name, dtype, channels):
     batch = batch_of(dtype=dtype, c=channels)
-    transform = partial(jax.eval_shape, bound(name))
+    transform = quick(bound(name))
     if dtype != np.uint8 and registry.find("augmentations", name).facts.get("pixels") == "uint8":
         with pytest.raises(UserError, match=f"'{name}' is defined on bytes"):
             transform(KEY, batch)
@@ -54,12 +52,13 @@ def test_shape_and_other_keys_are_kept(name, dtype, channels):
     size = ARGS.get(name, {}).get("size")
     assert out["image"].shape == (16, size or 8, size or 6, channels)
     assert out["image"].dtype in (dtype, jnp.float32)
-    assert out.keys() >= batch.keys() and out["label"].shape == batch["label"].shape
+    assert out.keys() >= batch.keys()
+    np.testing.assert_array_equal(out["label"], batch["label"])
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_key_gives_the_same_pixels_on_one_device_and_on_eight(name):
-    transform = quick(bound(name))
+    transform = jax.jit(bound(name))
     batch = batch_of()
     one = transform(KEY, batch)
     eight = transform(KEY, jax.device_put(batch, batch_sharding(mesh_of(8))))

@@ -70,16 +70,16 @@ def test_every_model_is_counted_or_built():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_backbone_and_head_are_apart(name):
-    shapes = shapes_of(name)
+    shapes = shapes_of(name, classes=7)
     assert {"backbone", "head"} <= set(shapes["params"]) <= {"backbone", "head", *AUXILIARY}
-    model = models.create(name, 1000)
+    model = models.create(name, 7)
     image = jax.ShapeDtypeStruct((2, *models.input_shape(name)), jnp.float32)
     features = jax.eval_shape(lambda v, x: model.apply(v, x, method="features"), shapes, image)
     logits = jax.eval_shape(
         lambda v, f: model.apply(v, f, method=lambda m, x: m.head(x)), shapes, features
     )
     maps = image.shape[1:3] if model.each == "pixel" else ()
-    chex.assert_shape(logits, (2, *maps, 1000))
+    chex.assert_shape(logits, (2, *maps, 7))
 
 
 @pytest.mark.parametrize("name", NAMES)

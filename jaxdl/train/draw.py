@@ -266,7 +266,7 @@ def _stretch(
 
 
 def _bits(key: Array, position: Array) -> Array:
-    """(n,): the bits that `jax.random.bits` has at positions (n,) of 32 bits."""
+    """(n,): the bits that `jax.random.bits` of a key (2,) has at positions (n,)."""
     a, b = _threefry(key, position)
     return a ^ b
 
@@ -279,6 +279,9 @@ def _threefry(key: Array, position: Array) -> tuple[Array, Array]:
     Args:
         key: (2,), the data of a key.
         position: (n,), of 32 bits as the key.
+
+    Returns:
+        two of (n,); a key made of this one is such a pair.
     """
     words = key[0], key[1], key[0] ^ key[1] ^ np.uint32(0x1BD11BDA)
     a, b = words[0], position + words[1]
