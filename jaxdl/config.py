@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from jaxdl.errors import UserError, choices
-from jaxdl.plain import check_plain, parse
+from jaxdl.untrusted import check_plain, parse
 
 Count = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
 Seed = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]

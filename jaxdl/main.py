@@ -9,13 +9,12 @@ from datetime import datetime
 from pathlib import Path
 
 import jaxdl
-from jaxdl import allocator
 from jaxdl import config as configs
+from jaxdl.cluster import allocator, hosts
+from jaxdl.cluster.signals import Interrupted, stop_signals
 from jaxdl.errors import UserError, choices
 from jaxdl.override import override
 from jaxdl.registry import ROOMS
-from jaxdl.train import hosts
-from jaxdl.train.signals import Interrupted, stop_signals
 from jaxdl.verbs import VERBS
 from jaxdl.verbs.parsing import Parser, count, overrides_in, positive, prepare_jax
 
@@ -151,11 +150,12 @@ def _among_others(
 
 def _run(config: configs.Config, workdir: Path) -> int:
     prepare_jax()
-    from jaxdl import population, run
-    from jaxdl.train.hooks import Diverged
+    from jaxdl import run
+    from jaxdl.population.session import run as run_population
+    from jaxdl.rundir.progress import Diverged
 
     try:
-        (population.run if config.population else run.run)(config, workdir)
+        (run_population if config.population else run.run)(config, workdir)
     except Interrupted as stop:
         if hosts.leads():
             print(f"{stop}; the same command with --workdir {workdir} goes on from there")
@@ -179,7 +179,7 @@ def _list(request: list[str], imports: list[str]) -> int:
     width = max((len(e.name) for e in entries), default=0)
     sizes = [""] * len(entries)
     if request[0] == "models":
-        from jaxdl.research.sizes import column
+        from jaxdl.perf.sizes import column
 
         sizes = column(e.name for e in entries)
     for entry, size in zip(entries, sizes, strict=True):

@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxdl.config import Config, Part, dataclass_of, from_dict, to_dict
 from jaxdl.errors import UserError, choices
-from jaxdl.plain import parse
+from jaxdl.untrusted import parse
 
 
 def override(config: Config, assignments: Iterable[tuple[str, str]]) -> Config:

@@ -47,7 +47,7 @@ ROOMS = {
     "averages": "jaxdl.optim",
     "takers": "jaxdl.train",
     "precisions": "jaxdl.train",
-    "sinks": "jaxdl.train",
+    "sinks": "jaxdl.rundir",
     "sources": "jaxdl.data",
     "weights": "jaxdl.hub.names",
 }

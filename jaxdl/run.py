@@ -11,19 +11,20 @@ import numpy as np
 
 from jaxdl import registry, tree
 from jaxdl.assemble import Plan, assemble
+from jaxdl.cluster import hosts
+from jaxdl.cluster.signals import Interrupted, Stop, Stopping, stop_signals
+from jaxdl.cluster.watchdog import watchdog
 from jaxdl.config import Config, summary
 from jaxdl.errors import UserError
-from jaxdl.memory import explained, placed, ran_out
+from jaxdl.perf.memory import explained, placed, ran_out
 from jaxdl.report import write_report
+from jaxdl.rundir import directory
+from jaxdl.rundir.progress import Diverged, TrainLog
 from jaxdl.session import ROLLED_BACK, Session
-from jaxdl.train import hosts, rundir
 from jaxdl.train.evaluate import make_predict, predict_maps
-from jaxdl.train.hooks import Diverged, TrainLog
 from jaxdl.train.loop import Hook, every, fit, in_turn, run_hooks
-from jaxdl.train.signals import Interrupted, Stop, Stopping, stop_signals
 from jaxdl.train.state import TrainState
 from jaxdl.train.step import Step, compile_step
-from jaxdl.train.watchdog import watchdog
 
 MAPS_KEPT = 12  # examples whose predicted label maps are kept to be looked at
 
@@ -46,7 +47,7 @@ def run(config: Config, workdir: Path) -> dict[str, float]:
 def _run(config: Config, workdir: Path, stop: Stop) -> dict[str, float]:
     plan = assemble(config)
     changes = _claim(workdir, config)
-    manifest = rundir.Manifest(workdir, **facts(plan, config))
+    manifest = directory.Manifest(workdir, **facts(plan, config))
     with explained(config, plan), Session(config, plan, workdir, stop) as session:
         clock = time.perf_counter()
         try:
@@ -72,7 +73,7 @@ def _run(config: Config, workdir: Path, stop: Stop) -> dict[str, float]:
         outcome |= {"status": unsaved} if unsaved else {}
         manifest.update(seconds=time.perf_counter() - clock, **outcome)
         if session.leads:
-            with rundir.writing(workdir):
+            with directory.writing(workdir):
                 report = write_report(workdir)
             print(f"run directory  {workdir}\nreport         {report}  (open it in a browser)")
         if unsaved:
@@ -84,7 +85,7 @@ def _claim(workdir: Path, config: Config) -> list[str]:
     """Have one process claim the directory, and make sure that all see it."""
     if jax.process_count() > 1 and not hosts.several():
         raise UserError("several processes that know nothing of each other: see hosts.joined()")
-    changes = rundir.claim(workdir, config) if hosts.leads() else []
+    changes = directory.claim(workdir, config) if hosts.leads() else []
     hosts.gather("claimed", None)
     if not (workdir / "config.json").is_file():
         raise UserError(f"{workdir} is not that of process 0: all processes must see one workdir")
@@ -240,12 +241,12 @@ def conclude(session: Session, state: TrainState) -> None:
     if plan.each == "example":
         predictions = make_predict(plan.objective, plan.mesh)(*weights, session.whole(role))
         if session.leads:
-            rundir.save_predictions(session.workdir, plan.splits[role], role, predictions)
+            directory.save_predictions(session.workdir, plan.splits[role], role, predictions)
     elif plan.each == "pixel":
         index = np.unique(np.linspace(0, len(plan.splits[role]) - 1, MAPS_KEPT).astype(int))
         maps = predict_maps(plan.objective, plan.mesh, *weights, plan.splits[role].examples(index))
         if session.leads:
-            with rundir.writing(session.workdir):
+            with directory.writing(session.workdir):
                 file = session.workdir / "predictions.npz"
                 np.savez_compressed(file, **maps, index=index, split=role)
 

@@ -12,21 +12,21 @@ import numpy as np
 
 from jaxdl import registry
 from jaxdl.assemble import GIB, Plan
+from jaxdl.cluster.signals import Stop
 from jaxdl.config import Config, Part
+from jaxdl.data.multistep import run_spec, train_runs
 from jaxdl.data.pipeline import evaluation_batches, train_batches, train_indices
 from jaxdl.data.prefetch import Batches
-from jaxdl.data.runs import run_spec, train_runs
 from jaxdl.errors import UserError
 from jaxdl.hub.load import transfer
+from jaxdl.rundir.checkpoint import Checkpoints, Restored
+from jaxdl.rundir.journal import Journal
+from jaxdl.rundir.progress import Diverged, TrainLog
 from jaxdl.train import stopping
-from jaxdl.train.checkpoint import Checkpoints, Restored
 from jaxdl.train.evaluate import make_evaluate
-from jaxdl.train.hooks import Diverged, TrainLog
-from jaxdl.train.journal import Journal
 from jaxdl.train.loop import turns
 from jaxdl.train.nonfinite import culprit
 from jaxdl.train.sharding import batch_sharding, batch_shards
-from jaxdl.train.signals import Stop
 from jaxdl.train.state import TrainState, init_state, with_weights
 from jaxdl.train.step import Step, several
 from jaxdl.types import Batch, PyTree

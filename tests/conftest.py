@@ -7,7 +7,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from jaxdl import allocator, registry
+from jaxdl import registry
+from jaxdl.cluster import allocator
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)

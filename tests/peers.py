@@ -204,7 +204,7 @@ def torch_resnet20(classes: int) -> Any:
 def _plan(network: Network, column: Column) -> tuple[Any, Any, Any]:
     from jaxdl.assemble import assemble
     from jaxdl.config import Part
-    from jaxdl.research.bench import config_of
+    from jaxdl.perf.bench import config_of
     from jaxdl.session import first_state, training_batches
 
     size = (network.side, network.side, 3)
@@ -216,7 +216,7 @@ def _plan(network: Network, column: Column) -> tuple[Any, Any, Any]:
 
 def own_step(network: Network, column: Column, device: str, cores: list[int]) -> Run:
     """The step of a run of ours, as the program prepares and compiles it."""
-    from jaxdl.allocator import keep_memory
+    from jaxdl.cluster.allocator import keep_memory
     from jaxdl.verbs.parsing import prepare_jax
 
     keep_memory()

@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxdl.allocator import keep_memory
+from jaxdl.cluster.allocator import keep_memory
 
 ROOT = Path(__file__).parents[1]
 CLOCK = "process_time"
@@ -126,9 +126,9 @@ STATE = """
 import os, sys, time, jax, jax.numpy as jnp
 from jaxdl.assemble import assemble
 from jaxdl.config import Part
-from jaxdl.research.bench import config_of
+from jaxdl.perf.bench import config_of
 from jaxdl.train.state import init_state
-from jaxdl.allocator import keep_memory
+from jaxdl.cluster.allocator import keep_memory
 keep_memory()
 how, name = sys.argv[1:]
 plan = assemble(config_of(Part(name), 32, (64, 64, 3), "float32"))
@@ -302,7 +302,7 @@ def guard(repeats: int = 7) -> dict[str, dict[str, list[float]]]:
 
     from jaxdl.assemble import assemble
     from jaxdl.config import Gradient, Part
-    from jaxdl.research.bench import config_of
+    from jaxdl.perf.bench import config_of
     from jaxdl.session import first_state, training_batches
     from jaxdl.train.step import compile_step
 
@@ -349,8 +349,8 @@ def images(repeats: int = 7, batches: int = 500) -> dict[str, list[float]]:
     import jax
     import numpy as np
 
-    from jaxdl.data.opening import open_split
     from jaxdl.data.pipeline import train_batches
+    from jaxdl.data.split import open_split
     from jaxdl.train.sharding import batch_sharding, make_mesh
 
     rng = np.random.default_rng(0)

@@ -6,12 +6,12 @@ import sys
 import pytest
 from conftest import ROOT
 
-from jaxdl import allocator
+from jaxdl.cluster import allocator
 
 SAID = """
 import resource, sys
 {before}
-from jaxdl.allocator import keep_memory
+from jaxdl.cluster.allocator import keep_memory
 kept = keep_memory()
 import numpy as np
 

@@ -13,9 +13,9 @@ from jaxdl.assemble import assemble
 from jaxdl.config import part
 from jaxdl.errors import UserError
 from jaxdl.main import main
-from jaxdl.research import bench, bench_compare, roofline
-from jaxdl.research.bench import Cost, Round, compiled, config_of
-from jaxdl.research.roofline import Roofline
+from jaxdl.perf import bench, bench_compare, roofline
+from jaxdl.perf.bench import Cost, Round, compiled, config_of
+from jaxdl.perf.roofline import Roofline
 from tests import peers
 
 PEAKS = Roofline("a machine", {"float32": 1e9, "bfloat16": 4e9}, 1e8, ((1024, 2e8),))

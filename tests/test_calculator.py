@@ -6,8 +6,8 @@ import pytest
 
 from jaxdl import tree
 from jaxdl.errors import UserError
-from jaxdl.research.calculator import Conv, Dense, Pool, calculate
-from jaxdl.research.summary import summary
+from jaxdl.perf.calculator import Conv, Dense, Pool, calculate
+from jaxdl.perf.summary import summary
 
 # Géron, Hands-On Machine Learning, chapter 14: three 3x3 stride-2 SAME convolutions on 200x300 RGB.
 EXERCISE = [Conv(100, 3, 2), Conv(200, 3, 2), Conv(400, 3, 2)]

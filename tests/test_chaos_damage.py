@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from chaos.damage import DAMAGES, outcome, outcomes, saved
 
-from jaxdl.train import seal
+from jaxdl.rundir import integrity
 
 
 def test_no_damage_is_silently_wrong():
@@ -24,9 +24,9 @@ def flip_in_the_largest(rng, folder):
 
 def test_the_experiment_would_notice(tmp_path, monkeypatch):
     """Without what guards them, flipped bits are restored as if nothing was."""
-    expected = saved(tmp_path / "source", seal.READ_BELOW)
-    monkeypatch.setattr(seal, "harmed", lambda folder, sealed: [])
-    monkeypatch.setattr("jaxdl.train.checkpoint.digests", lambda state: {})
+    expected = saved(tmp_path / "source", integrity.READ_BELOW)
+    monkeypatch.setattr(integrity, "harmed", lambda folder, sealed: [])
+    monkeypatch.setattr("jaxdl.rundir.checkpoint.digests", lambda state: {})
     rng = np.random.default_rng(0)
     copy = tmp_path / "copy"
     found = [outcome(tmp_path / "source", expected, flip_in_the_largest, rng, copy) for _ in "12"]
@@ -35,7 +35,7 @@ def test_the_experiment_would_notice(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", DAMAGES)
 def test_each_damage_changes_files(name, tmp_path):
-    saved(tmp_path, seal.READ_BELOW)
+    saved(tmp_path, integrity.READ_BELOW)
     contents = lambda: {f: f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()}
     before = contents()
     for seed in range(5):

@@ -13,10 +13,10 @@ from test_run import small
 from jaxdl.config import Checkpoint, Evaluation
 from jaxdl.errors import UserError
 from jaxdl.run import run
-from jaxdl.train import journal as journals
-from jaxdl.train import seal
-from jaxdl.train.journal import Journal
-from jaxdl.train.sinks import csv_file, tensorboard
+from jaxdl.rundir import integrity
+from jaxdl.rundir import journal as journals
+from jaxdl.rundir.journal import Journal
+from jaxdl.rundir.sinks import csv_file, tensorboard
 
 FULL = OSError(28, "No space left on device")
 
@@ -82,14 +82,14 @@ def test_what_stays_unwritten_is_said_at_the_end(tmp_path):
 
 def refusing(monkeypatch, steps):
     """Saves of these steps find no room."""
-    write = seal.write
+    write = integrity.write
 
     def refuse(folder, step, *rest):
         if step in steps:
             raise FULL
         write(folder, step, *rest)
 
-    monkeypatch.setattr(seal, "write", refuse)
+    monkeypatch.setattr(integrity, "write", refuse)
 
 
 def steps_in(workdir):

@@ -11,7 +11,7 @@ from conftest import ROOT
 # A program that waits for ever; without JAX, which would take seconds to start.
 WAITS = """
 import sys, threading, time
-from jaxdl.train.watchdog import watchdog
+from jaxdl.cluster.watchdog import watchdog
 
 def reads_nothing_any_more():
     threading.Event().wait()

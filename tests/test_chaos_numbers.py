@@ -18,12 +18,12 @@ from jaxdl.config import Checkpoint, Config, Data, Gradient, Log, part, to_json
 from jaxdl.data.pipeline import train_indices
 from jaxdl.errors import UserError
 from jaxdl.main import main
-from jaxdl.optim.gradients import skip_spikes
+from jaxdl.optim.gradient_transforms import skip_spikes
 from jaxdl.registry import register
 from jaxdl.run import run
+from jaxdl.rundir.digest import digests
+from jaxdl.rundir.progress import Diverged
 from jaxdl.session import ROLLED_BACK, final_state, first_state, training_batches
-from jaxdl.train.digest import digests
-from jaxdl.train.hooks import Diverged
 from jaxdl.train.step import compile_step
 
 

@@ -10,7 +10,7 @@ import pytest
 from chaos import signals as chaos
 from conftest import ROOT
 
-from jaxdl.train.signals import Stop, Stopping, stop_signals
+from jaxdl.cluster.signals import Stop, Stopping, stop_signals
 
 
 def program(text, *arguments):
@@ -33,7 +33,7 @@ def sent_when_ready(process, *numbers):
 # Ten seconds and more in C, where Python calls no handler.
 IN_THE_COMPILER = """
 import hashlib, sys
-from jaxdl.train.signals import stop_signals
+from jaxdl.cluster.signals import stop_signals
 with stop_signals(program=True) as stop:
     if sys.argv[1] == "training":
         stop.begin()
@@ -105,13 +105,13 @@ def test_inside_another_program_an_idle_run_leaves_signals_to_it():
 def test_several_processes_stop_at_one_place_that_none_has_passed(monkeypatch, passed, capsys):
     """Each goes on from its own place, and stops at the one after the furthest."""
     told = {}
-    monkeypatch.setattr("jaxdl.train.hosts.several", lambda: True)
+    monkeypatch.setattr("jaxdl.cluster.hosts.several", lambda: True)
     stops = [Stop() for _ in passed]
     for i, (stop, n) in enumerate(zip(stops, passed, strict=True)):
         stop.begin()
         assert not any(stop.reached() for _ in range(n))
         monkeypatch.setattr(
-            "jaxdl.train.hosts.send", lambda name, value, i=i: told.update({i: value})
+            "jaxdl.cluster.hosts.send", lambda name, value, i=i: told.update({i: value})
         )
         stop.asked(signal.SIGTERM)
     assert tuple(told.values()) == passed
@@ -125,7 +125,7 @@ def test_where_one_process_has_not_begun_all_end_at_once(monkeypatch):
     def end(status):
         raise SystemExit(status)
 
-    monkeypatch.setattr("jaxdl.train.hosts.exit", end)
+    monkeypatch.setattr("jaxdl.cluster.hosts.exit", end)
     stop = Stop()
     stop.begin()
     with pytest.raises(SystemExit) as ended:

@@ -16,9 +16,9 @@ from jaxdl import tree
 from jaxdl.errors import UserError
 from jaxdl.nn.head import Classifier, Head
 from jaxdl.optim.averages import ema
-from jaxdl.train import seal
-from jaxdl.train.checkpoint import Checkpoints
-from jaxdl.train.digest import digests
+from jaxdl.rundir import integrity
+from jaxdl.rundir.checkpoint import Checkpoints
+from jaxdl.rundir.digest import digests
 from jaxdl.train.sharding import batch_sharding
 from jaxdl.train.state import Keeps, abstract_state, init_state
 from jaxdl.train.step import compile_step, make_step
@@ -168,7 +168,9 @@ def test_a_metric_decides_what_is_kept_after_a_restart_too(tmp_path):
 
 def saved_twice(folder, monkeypatch=None):
     if monkeypatch:
-        monkeypatch.setattr(seal, "READ_BELOW", 2**13)  # larger files are known by their leaves
+        monkeypatch.setattr(
+            integrity, "READ_BELOW", 2**13
+        )  # larger files are known by their leaves
     with Checkpoints(folder) as checkpoints:
         for step in (1, 2):
             checkpoints.save(
@@ -227,7 +229,7 @@ def test_a_save_that_fails_is_told_at_once_and_leaves_nothing(tmp_path, monkeypa
         checkpoints.save(1, states[1], None, {})
         assert checkpoints.unsaved() is None
         with monkeypatch.context() as patch:
-            patch.setattr(seal, "write", refuse)
+            patch.setattr(integrity, "write", refuse)
             checkpoints.save(2, states[2], None, {})
             with pytest.warns(UserWarning, match=r"/2 was not written: OSError: .*No space left"):
                 deadline = time.monotonic() + 60
@@ -243,7 +245,7 @@ def test_a_save_that_fails_is_told_at_once_and_leaves_nothing(tmp_path, monkeypa
 
 def test_digests_that_cannot_be_had_fail_the_save(tmp_path, monkeypatch):
     with Checkpoints(tmp_path) as checkpoints:
-        monkeypatch.setattr("jaxdl.train.checkpoint.start", refuse)
+        monkeypatch.setattr("jaxdl.rundir.checkpoint.start", refuse)
         with pytest.warns(UserWarning, match="was not written"):
             checkpoints.save(1, trained(mesh_of(1), 1), None, {})
         assert checkpoints.steps() == [] and not list(tmp_path.iterdir())
@@ -283,7 +285,7 @@ def test_a_metric_measured_after_the_save_is_kept(tmp_path):
         checkpoints.save(1, state, None, {"window": {}})
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state, 0.75, {"window": {}})
-    assert seal.read(tmp_path / "1", 1).metric == 0.75
+    assert integrity.read(tmp_path / "1", 1).metric == 0.75
     with Checkpoints(tmp_path) as checkpoints:
         restored = checkpoints.restore(1, like(mesh_of(1)))
         assert restored.extra == {"window": {}}
@@ -301,7 +303,7 @@ def test_a_late_metric_that_cannot_be_put_down_is_told_of_by_its_step(tmp_path, 
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state, None, {})
         checkpoints.settle()
-        monkeypatch.setattr(seal, "measure", full)
+        monkeypatch.setattr(integrity, "measure", full)
         with pytest.warns(UserWarning, match=f"{tmp_path}/1 was not written: OSError"):
             checkpoints.save(1, state, 0.5, {})
         assert checkpoints.steps() == [1]

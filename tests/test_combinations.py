@@ -14,8 +14,8 @@ from jaxdl import registry
 from jaxdl.assemble import assemble
 from jaxdl.config import Config, Data, Evaluation, Gradient, Mesh, part
 from jaxdl.errors import UserError
+from jaxdl.rundir.checkpoint import Checkpoints
 from jaxdl.session import first_state, training_batches
-from jaxdl.train.checkpoint import Checkpoints
 from jaxdl.train.step import compile_step
 
 RATES = {"prodigy": 1.0, "lars": 1.0}

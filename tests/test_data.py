@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from jaxdl.data import Source, evaluation_batches, open_split, train_batches, train_indices
-from jaxdl.data.order import permutation
 from jaxdl.data.pipeline import _on_device, local_rows
+from jaxdl.data.sampler import permutation
 from jaxdl.errors import UserError
 
 GIB, ROOT = 2**30, Path(__file__).parents[1]

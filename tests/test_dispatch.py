@@ -10,7 +10,7 @@ import pytest
 from jaxdl.assemble import assemble
 from jaxdl.config import Checkpoint, Config, Data, Evaluation, Gradient, Log, part
 from jaxdl.data import open_split, train_batches
-from jaxdl.data.runs import run_spec, train_runs
+from jaxdl.data.multistep import run_spec, train_runs
 from jaxdl.errors import UserError
 from jaxdl.run import run
 from jaxdl.session import first_state

@@ -12,8 +12,9 @@ from PIL import Image
 from jaxdl.assemble import assemble
 from jaxdl.config import Config, Data, Gradient, part
 from jaxdl.errors import UserError
-from jaxdl.research import batch_size, lr_finder
-from jaxdl.research.batch_size import find_batch_size
+from jaxdl.perf import batch_size
+from jaxdl.perf.batch_size import find_batch_size
+from jaxdl.research import lr_finder
 from jaxdl.research.lr_finder import RangeTest, find_learning_rate, plot
 from jaxdl.session import first_state
 

@@ -13,7 +13,7 @@ from jaxdl.errors import UserError
 from jaxdl.nn import conv, flash
 from jaxdl.nn.attention import MultiHeadAttention, causal_mask, dot_product_attention
 from jaxdl.nn.flash import Tile, flash_attention
-from jaxdl.research.flops import macs
+from jaxdl.perf.flops import macs
 
 # b, t, s, n, h, whether causal, whether keys are hidden: lengths that do and do not divide into
 # tiles, one shorter than a tile, heads that are no power of two.

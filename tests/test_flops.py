@@ -15,7 +15,7 @@ from zoo import initial
 from jaxdl import models, registry
 from jaxdl.errors import UserError
 from jaxdl.nn import conv
-from jaxdl.research.flops import flops, macs
+from jaxdl.perf.flops import flops, macs
 
 # Billions of multiply-adds of a forward pass with 1000 classes, and the image's side: torchvision
 # 0.28, `_ops` of the first weights at their crop, to all digits by PyTorch's own FlopCounterMode.

@@ -11,7 +11,7 @@ import pytest
 from jaxdl import registry, tree
 from jaxdl.config import part
 from jaxdl.errors import UserError
-from jaxdl.optim import gradients as by
+from jaxdl.optim import gradient_transforms as by
 
 SHAPES = {
     "backbone/blocks/attention/out/kernel": (2, 2, 3, 6),

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+from jaxdl.cluster.client import Line
+from jaxdl.cluster.hosts import find_place
 from jaxdl.data import pipeline
-from jaxdl.data.order import train_indices
+from jaxdl.data.sampler import train_indices
 from jaxdl.data.source import Source
 from jaxdl.errors import UserError
 from jaxdl.main import main
-from jaxdl.train.hosts import find_place
-from jaxdl.train.line import Line
 from jaxdl.train.sharding import batch_sharding, make_mesh
 
 # Meeting

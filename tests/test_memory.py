@@ -6,13 +6,14 @@ import json
 import jax
 import pytest
 
-from jaxdl import memory, run
+from jaxdl import run
 from jaxdl.assemble import assemble
 from jaxdl.config import Config, Data, Gradient, Mesh, part
 from jaxdl.errors import UserError
 from jaxdl.main import main
-from jaxdl.memory import activation_bytes, advice, estimate, explained, remedies
 from jaxdl.override import override
+from jaxdl.perf import memory
+from jaxdl.perf.memory import activation_bytes, advice, estimate, explained, remedies
 from jaxdl.session import first_state, training_batches
 from jaxdl.train.step import compile_step
 

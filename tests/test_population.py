@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 
-from jaxdl import population
 from jaxdl.config import (
     Checkpoint,
     Config,
@@ -24,7 +23,8 @@ from jaxdl.config import (
 )
 from jaxdl.errors import UserError
 from jaxdl.main import main
-from jaxdl.members import better_half, members_of, survivors
+from jaxdl.population import session
+from jaxdl.population.members import better_half, members_of, survivors
 from jaxdl.report import write_report
 from jaxdl.research import finished
 from jaxdl.run import run
@@ -59,7 +59,7 @@ def lines_of(folder):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("population")
-    return folder, population.run(CONFIG, folder)
+    return folder, session.run(CONFIG, folder)
 
 
 def test_members_are_every_combination(whole):
@@ -119,12 +119,12 @@ def halved(duration):
 
 @pytest.mark.parametrize("stops", [(3,), (4,), (5, 8)])
 def test_the_worse_half_is_left_behind_resumed_or_not(tmp_path, stops):
-    rows = population.run(halved(12), tmp_path / "whole")
+    rows = session.run(halved(12), tmp_path / "whole")
     assert [row["step"] for row in rows] == [12, 8, 4, 4]
     assert {row["member"] for row in rows[2:]} == {"0", "3"}  # too slow, and diverged
     for stop in stops:
-        population.run(halved(stop), tmp_path / "resumed")
-    assert [r["member"] for r in population.run(halved(12), tmp_path / "resumed")] == [
+        session.run(halved(stop), tmp_path / "resumed")
+    assert [r["member"] for r in session.run(halved(12), tmp_path / "resumed")] == [
         r["member"] for r in rows
     ]
     # The shorter runs also measure where they end.
@@ -153,7 +153,7 @@ def test_what_cannot_vary_is_refused(tmp_path, grid, message):
     if "program" in message:
         config = dataclasses.replace(config, model=part("cnn", widths=[8]))
     with pytest.raises(UserError, match=message):
-        population.run(config, tmp_path)
+        session.run(config, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_what_cannot_vary_is_refused(tmp_path, grid, message):
 )
 def test_what_a_population_cannot_have_is_refused(tmp_path, field, value):
     with pytest.raises(UserError, match=field):
-        population.run(dataclasses.replace(CONFIG, **{field: value}), tmp_path)
+        session.run(dataclasses.replace(CONFIG, **{field: value}), tmp_path)
 
 
 def test_from_the_command_line(tmp_path, capsys):

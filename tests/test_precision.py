@@ -18,8 +18,8 @@ from jaxdl.nn.head import Classifier, Head
 from jaxdl.objectives.base import Model
 from jaxdl.objectives.supervised import supervised
 from jaxdl.run import run
+from jaxdl.rundir.progress import Diverged
 from jaxdl.train.gradients import scaled, whole
-from jaxdl.train.hooks import Diverged
 from jaxdl.train.precision import LossScale, Scale, bfloat16, first_scale, float16, next_scale
 from jaxdl.train.state import Keeps, init_state
 from jaxdl.train.step import compile_step, make_step

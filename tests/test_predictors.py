@@ -18,7 +18,7 @@ from jaxdl.objectives.base import Model, augmented
 from jaxdl.objectives.monte_carlo import mc_dropout
 from jaxdl.objectives.segmentation import segmentation
 from jaxdl.objectives.supervised import supervised
-from jaxdl.objectives.views import over_views
+from jaxdl.objectives.test_time_augmentation import over_views
 from jaxdl.objectives.weight_noise import drop_connect
 from jaxdl.train.sharding import batch_sharding, make_mesh
 from jaxdl.types import Objective

@@ -14,8 +14,8 @@ from conftest import ROOT
 
 from jaxdl.errors import UserError
 from jaxdl.main import main
-from jaxdl.research import probe, roofline
-from jaxdl.research.roofline import CHIPS, QUICK, Roofline, published
+from jaxdl.perf import probe, roofline
+from jaxdl.perf.roofline import CHIPS, QUICK, Roofline, published
 
 HUNDRED = Roofline("a machine", {"float32": 100.0, "bfloat16": 200.0}, 10.0, ((16, 10.0),))
 

@@ -11,8 +11,8 @@ from conftest import ROOT
 
 from jaxdl.config import Config, Data, part
 from jaxdl.main import main
-from jaxdl.research import profile as profiler
-from jaxdl.research.profile import ops_of, read_program, text
+from jaxdl.perf import profile as profiler
+from jaxdl.perf.profile import ops_of, read_program, text
 
 # As XLA prints it: a convolution and its gradient, a fused product, movement alone, a library's
 # kernels, a loop, a merged collective.

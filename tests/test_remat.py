@@ -8,10 +8,10 @@ import pytest
 from zoo import initial, quick
 
 from jaxdl import models
-from jaxdl.memory import activation_bytes
 from jaxdl.objectives.base import Model
 from jaxdl.objectives.language import language
 from jaxdl.objectives.supervised import supervised
+from jaxdl.perf.memory import activation_bytes
 
 FLOAT32 = jnp.dtype(jnp.float32)
 MODELS = {

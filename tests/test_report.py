@@ -18,7 +18,8 @@ from scipy.optimize import brentq
 from jaxdl import config as configs
 from jaxdl.config import Config, Evaluation, part
 from jaxdl.errors import UserError
-from jaxdl.report import facts, page, plots, read, samples, settings, text, write_report
+from jaxdl.report import facts, page, plots, samples, settings, text, write_report
+from jaxdl.rundir import read
 
 EVIL = '<script>alert("x")</script>'
 VOID = {"meta", "br", "img", "link", "input", "hr", "use", "path", "image", "rect"}

@@ -13,12 +13,13 @@ import pytest
 from test_report import EVIL, Page
 
 from jaxdl import config as configs
-from jaxdl import population as populations
 from jaxdl.config import Checkpoint, Config, Data, Evaluation, Log, Population, part
 from jaxdl.errors import UserError
 from jaxdl.main import main
-from jaxdl.members import members_of
-from jaxdl.report import members, plots, population, read, write_report
+from jaxdl.population import session as populations
+from jaxdl.population.members import members_of
+from jaxdl.report import members, plots, population, write_report
+from jaxdl.rundir import read
 
 PATH = "optimizer.learning_rate"
 CONFIG = Config(

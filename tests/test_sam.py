@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from jaxdl.optim.chain import chain
-from jaxdl.optim.gradients import clip_norm, clip_value
+from jaxdl.optim.gradient_transforms import clip_norm, clip_value
 from jaxdl.optim.sam import ETA, sam
 from jaxdl.optim.sgd import sgd
 

@@ -8,8 +8,8 @@ from jaxdl.assemble import assemble
 from jaxdl.config import Config, Data, part
 from jaxdl.errors import UserError
 from jaxdl.main import main
-from jaxdl.research.roofline import CHIPS
-from jaxdl.research.scaling import (
+from jaxdl.perf.roofline import CHIPS
+from jaxdl.perf.scaling import (
     Work,
     checkpoint,
     one_device,

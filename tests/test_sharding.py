@@ -17,7 +17,7 @@ from jaxdl.assemble import assemble
 from jaxdl.config import Config, Data, Evaluation, part
 from jaxdl.config import Mesh as MeshConfig
 from jaxdl.errors import UserError
-from jaxdl.nn.ghost import apart
+from jaxdl.nn.ghost_batch_norm import apart
 from jaxdl.nn.layout import LAYOUT, STAGED
 from jaxdl.nn.norm import BatchNorm, batch_renorm
 from jaxdl.session import first_state, training_batches

@@ -9,8 +9,8 @@ import pytest
 from jaxdl.config import Config, Log, part
 from jaxdl.errors import UserError
 from jaxdl.run import run
-from jaxdl.train.journal import Journal
-from jaxdl.train.sinks import csv_file, tensorboard, wandb
+from jaxdl.rundir.journal import Journal
+from jaxdl.rundir.sinks import csv_file, tensorboard, wandb
 
 
 def written(workdir, sink, step=0):

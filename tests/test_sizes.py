@@ -7,7 +7,7 @@ from zoo import GOLDEN, ROUNDED
 from jaxdl import models, registry
 from jaxdl.config import Count
 from jaxdl.main import main
-from jaxdl.research import sizes
+from jaxdl.perf import sizes
 
 OWN = {e.name for e in registry.entries("models") if e.module.startswith("jaxdl.")}
 

@@ -15,7 +15,7 @@ from jaxdl.data import open_split
 from jaxdl.data.digits import split_indices
 from jaxdl.data.images import fit
 from jaxdl.data.shapes import _inside
-from jaxdl.data.splits import resolve
+from jaxdl.data.split_spec import resolve
 from jaxdl.errors import UserError
 from jaxdl.registry import bind
 

@@ -21,8 +21,8 @@ from jaxdl.nn.head import Classifier, Head
 from jaxdl.objectives.base import Model
 from jaxdl.research.finished import evaluate
 from jaxdl.run import run
-from jaxdl.train import draw
-from jaxdl.train.draw import drawn
+from jaxdl.train import materialize
+from jaxdl.train.materialize import drawn
 from jaxdl.train.sharding import make_mesh, replicated, tree_shardings
 from jaxdl.train.state import Keeps, abstract_state, init_state, new_state
 
@@ -96,9 +96,9 @@ def test_nothing_is_compiled_but_one_stretch_of_each_kind_of_draw():
         kernels = [nn.initializers.he_normal()(k, s) for k, s in zip(keys, shapes, strict=False)]
         return kernels, nn.initializers.normal(0.02)(keys[4], (9, 9)), jnp.zeros((11, 13))
 
-    draw._stretch.clear_cache()
+    materialize._stretch.clear_cache()
     drawn(program, KEY, places=whole)
-    assert draw._stretch._cache_size() == 2  # truncated, and not
+    assert materialize._stretch._cache_size() == 2  # truncated, and not
 
 
 @pytest.mark.parametrize("shape", [(1, 8), (4, 2)], ids=["data8", "fsdp4"])
@@ -137,9 +137,9 @@ STRUCTURES = (
 
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_every_structure_is_drawn_without_a_compiler(name):
-    draw._stretch.clear_cache()
+    materialize._stretch.clear_cache()
     found = drawn(initialiser(name), KEY, places=whole)
-    assert draw._stretch._cache_size() <= 3  # normal, truncated, uniform
+    assert materialize._stretch._cache_size() <= 3  # normal, truncated, uniform
     expected = jax.eval_shape(initialiser(name), KEY)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), found) == jax.tree.map(
         lambda x: (x.shape, x.dtype), expected

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from jaxdl.errors import UserError
-from jaxdl.train.journal import Journal
+from jaxdl.rundir.journal import Journal
 from jaxdl.train.stopping import best, should_stop
 
 NAN = math.nan

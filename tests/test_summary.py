@@ -12,8 +12,8 @@ from jaxdl.config import part
 from jaxdl.errors import UserError
 from jaxdl.main import main
 from jaxdl.nn.conv import Conv
-from jaxdl.research.flops import macs
-from jaxdl.research.summary import Row, of_module, summary, text
+from jaxdl.perf.flops import macs
+from jaxdl.perf.summary import Row, of_module, summary, text
 
 
 def of(*shape):

@@ -8,11 +8,11 @@ import statistics
 
 import pytest
 
+from jaxdl.cluster.signals import Interrupted
 from jaxdl.config import Config, Data, Evaluation, Log, part
 from jaxdl.errors import UserError
 from jaxdl.research import trials as trials_module
 from jaxdl.research.trials import summarize, table, trials
-from jaxdl.train.signals import Interrupted
 
 TINY = Config(
     data=Data(source=part("fake", size=[8, 8, 3], examples=64), batch_size=8),

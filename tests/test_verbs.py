@@ -9,9 +9,9 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
+from jaxdl.cluster.signals import Interrupted
 from jaxdl.main import main
 from jaxdl.research import trials as trials_module
-from jaxdl.train.signals import Interrupted
 from jaxdl.verbs import VERBS
 
 TINY = [
@@ -145,7 +145,7 @@ def test_find_batch_size(capsys):
 
 
 def test_find_batch_size_names_the_last_that_fits(capsys, monkeypatch):
-    from jaxdl.research import batch_size
+    from jaxdl.perf import batch_size
 
     sizes = iter([1000, 3000])
     monkeypatch.setattr(batch_size, "limit", lambda: 2000)

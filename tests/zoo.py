@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
 
-from jaxdl.train.draw import drawn
+from jaxdl.train.materialize import drawn
 
 # Compiling takes longer than running: without LLVM's optimisations it takes half as long, and half
 # of that where XLA writes its loops itself instead of lowering them through MLIR.

@@ -5,10 +5,10 @@ a split. `open_split` checks it; `train_batches` and `evaluation_batches` put it
 """
 
 from jaxdl.data.arrays import from_arrays
-from jaxdl.data.opening import Split, open_split
-from jaxdl.data.order import train_indices
 from jaxdl.data.pipeline import evaluation_batches, train_batches
+from jaxdl.data.sampler import train_indices
 from jaxdl.data.source import Source
+from jaxdl.data.split import Split, open_split
 
 __all__ = [
     "Source",

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxdl.data.source import Source
-from jaxdl.data.splits import names, resolve
+from jaxdl.data.split_spec import names, resolve
 from jaxdl.errors import UserError
 from jaxdl.registry import register
 

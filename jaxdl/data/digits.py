@@ -10,9 +10,9 @@ from PIL import Image
 
 from jaxdl.data.arrays import check_room, from_arrays
 from jaxdl.data.images import Side, fit
-from jaxdl.data.order import permutation
+from jaxdl.data.sampler import permutation
 from jaxdl.data.source import Source
-from jaxdl.data.splits import select
+from jaxdl.data.split_spec import select
 from jaxdl.registry import register
 
 _SHARES = {"train": (0.0, 0.7), "validation": (0.7, 0.8), "test": (0.8, 1.0)}

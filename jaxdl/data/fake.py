@@ -6,7 +6,7 @@ from jaxdl.config import Count, Seed
 from jaxdl.data.arrays import check_room, from_arrays
 from jaxdl.data.images import Side
 from jaxdl.data.source import Source
-from jaxdl.data.splits import select
+from jaxdl.data.split_spec import select
 from jaxdl.registry import register
 
 _SPLITS = ("train", "validation", "test")

@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 
 from jaxdl.data.images import FORMATS, Side, fit, load
-from jaxdl.data.order import permutation
+from jaxdl.data.sampler import permutation
 from jaxdl.data.source import Source
-from jaxdl.data.splits import names, resolve
+from jaxdl.data.split_spec import names, resolve
 from jaxdl.errors import UserError, choices
 from jaxdl.registry import register
 

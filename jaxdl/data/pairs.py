@@ -14,7 +14,7 @@ import numpy as np
 from jaxdl.config import Count, Seed
 from jaxdl.data.arrays import check_room, from_arrays
 from jaxdl.data.source import Source
-from jaxdl.data.splits import names, resolve, select
+from jaxdl.data.split_spec import names, resolve, select
 from jaxdl.data.tfds_source import prepared
 from jaxdl.errors import UserError, choices
 from jaxdl.registry import register

@@ -12,9 +12,9 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
-from jaxdl.data.opening import Split, open_split
-from jaxdl.data.order import train_indices
 from jaxdl.data.prefetch import Batches
+from jaxdl.data.sampler import train_indices
+from jaxdl.data.split import Split, open_split
 from jaxdl.errors import UserError
 
 __all__ = ["Split", "evaluation_batches", "open_split", "train_batches", "train_indices"]

@@ -11,7 +11,7 @@ import numpy as np
 from jaxdl.config import Count
 from jaxdl.data.arrays import check_room, from_arrays
 from jaxdl.data.source import Source
-from jaxdl.data.splits import names, resolve
+from jaxdl.data.split_spec import names, resolve
 from jaxdl.data.tfds_source import prepared
 from jaxdl.errors import UserError, choices
 from jaxdl.registry import register

@@ -20,8 +20,8 @@ from jaxdl.errors import UserError
 from jaxdl.models.convnext import ConvNeXtBlock
 from jaxdl.models.resnet import SHORTCUTS, BasicBlock, Bottleneck
 from jaxdl.nn.activation import Activation, relu
-from jaxdl.nn.attend import Attention, squeeze_excite
 from jaxdl.nn.branches import Inception, Unit, same_size
+from jaxdl.nn.gates import Attention, squeeze_excite
 from jaxdl.nn.head import Classifier, Head
 from jaxdl.nn.kernel_norm import ConvBuilder, plain
 from jaxdl.nn.layers import ConvNorm, Layers

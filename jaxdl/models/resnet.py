@@ -18,8 +18,8 @@ import jax.numpy as jnp
 
 from jaxdl.config import Count, Rate
 from jaxdl.nn.activation import Activation, relu
-from jaxdl.nn.attend import Attention, squeeze_excite
 from jaxdl.nn.drop import DropPath
+from jaxdl.nn.gates import Attention, squeeze_excite
 from jaxdl.nn.head import Classifier, Head
 from jaxdl.nn.kernel_norm import ConvBuilder, plain
 from jaxdl.nn.layers import Layers, fan_out, symmetric

@@ -26,7 +26,7 @@ import numpy as np
 from jax import Array, lax
 
 from jaxdl.nn import conv_cpu
-from jaxdl.nn.window import Windows, gather, pad, shifts, windows_of
+from jaxdl.nn.conv_window import Windows, gather, pad, shifts, windows_of
 
 # From this kernel side on, a depthwise sum is taken over columns of row sums: 2k slices for k*k.
 # Forward and backward: 7x7 68 -> 20 ms, 5x5 stride 2 8.5 -> 5.9 ms, but 3x3 stride 2 6 -> 10 ms.

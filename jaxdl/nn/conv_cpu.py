@@ -28,7 +28,7 @@ from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from jaxdl.nn.window import Window, Windows, fitted, gather, pad
+from jaxdl.nn.conv_window import Window, Windows, fitted, gather, pad
 
 # XLA's quick kernels ask for more channels than this, coming in or going out.
 NARROW = 16

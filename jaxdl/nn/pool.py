@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxdl.config import Positive
 from jaxdl.nn.conv import backend
-from jaxdl.nn.window import Window, Windows, pad, shifts, windows_of
+from jaxdl.nn.conv_window import Window, Windows, pad, shifts, windows_of
 from jaxdl.registry import Of, register
 from jaxdl.types import Array
 

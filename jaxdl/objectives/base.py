@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxdl import tree
 from jaxdl.nn import conv
 from jaxdl.nn.drop import Drop, elementwise, replace_dropout
-from jaxdl.nn.ghost import apart
+from jaxdl.nn.ghost_batch_norm import apart
 from jaxdl.nn.norm import keep_statistics
 from jaxdl.nn.precise import cast_params, precise
 from jaxdl.nn.remat import Policy, rematerialize

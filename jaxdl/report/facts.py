@@ -7,8 +7,8 @@ import numpy as np
 
 from jaxdl.config import Config, Evaluation
 from jaxdl.report import text
-from jaxdl.report.read import series
 from jaxdl.report.settings import section
+from jaxdl.rundir.read import series
 
 Lines = Sequence[Mapping[str, Any]]
 

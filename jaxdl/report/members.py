@@ -14,7 +14,8 @@ import numpy as np
 
 from jaxdl.config import Config, Part
 from jaxdl.errors import UserError
-from jaxdl.report import facts, read, text
+from jaxdl.report import facts, text
+from jaxdl.rundir import read
 
 Values = tuple[float | None, ...]
 

@@ -9,8 +9,9 @@ import numpy as np
 
 from jaxdl import config as configs
 from jaxdl.config import Config
-from jaxdl.report import facts, population, read, samples, settings, text
+from jaxdl.report import facts, population, samples, settings, text
 from jaxdl.report.plots import Curve, curves_svg, is_wide
+from jaxdl.rundir import read
 
 VOID = 255  # of `types.py`, which would import JAX
 

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from jaxdl.config import Config
-from jaxdl.report import facts, members, read, settings, text
+from jaxdl.report import facts, members, settings, text
 from jaxdl.report.members import Member
 from jaxdl.report.plots import COLORS, Curve, curves_svg, is_wide
+from jaxdl.rundir import read
 
 MOST_CURVES = 32
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxdl.report import text
-from jaxdl.report.read import Maps, Predictions
+from jaxdl.rundir.read import Maps, Predictions
 
 MOST_NUMBERED = 20  # classes whose confusions can be read as numbers
 MOST_MAPPED = 100  # classes whose confusions can be seen as a map

@@ -9,8 +9,8 @@ import numpy as np
 
 from jaxdl.assemble import Plan, assemble, open_splits
 from jaxdl.config import Config
-from jaxdl.data.opening import Split
 from jaxdl.data.source import Source
+from jaxdl.data.split import Split
 from jaxdl.errors import UserError, choices
 from jaxdl.hub.load import save
 from jaxdl.session import final_state, first_state, weights_of, whole_split

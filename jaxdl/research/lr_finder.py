@@ -16,7 +16,7 @@ import numpy as np
 from jaxdl.assemble import Plan, assemble
 from jaxdl.config import Config, Part
 from jaxdl.errors import UserError
-from jaxdl.memory import explained
+from jaxdl.perf.memory import explained
 from jaxdl.session import first_state, training_batches
 from jaxdl.train.loop import fit
 from jaxdl.train.step import compile_step

@@ -6,8 +6,8 @@ from pathlib import Path
 from jaxdl.assemble import assemble
 from jaxdl.config import Config
 from jaxdl.errors import UserError
+from jaxdl.rundir.checkpoint import Checkpoints
 from jaxdl.session import cause, first_state, restored_state
-from jaxdl.train.checkpoint import Checkpoints
 
 
 def search(config: Config, workdir: Path | None, steps: int) -> Iterator[tuple[int, str | None]]:

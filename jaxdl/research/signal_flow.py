@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxdl import registry, tree
 from jaxdl.config import Part
-from jaxdl.research.table import aligned
+from jaxdl.perf.table import aligned
 from jaxdl.types import Array, Batch, Objective, PyTree
 
 VANISHING, EXPLODING = 1e-3, 1e3

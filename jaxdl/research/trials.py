@@ -12,8 +12,8 @@ from typing import NamedTuple
 from jaxdl.assemble import assemble
 from jaxdl.config import Config, to_json
 from jaxdl.errors import UserError, choices
-from jaxdl.report.read import read_manifest, read_metrics
 from jaxdl.run import run
+from jaxdl.rundir.read import read_manifest, read_metrics
 
 Results = Mapping[str, Sequence[Mapping[str, float]]]
 """Variant to the metrics of each of its runs."""

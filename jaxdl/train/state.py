@@ -10,7 +10,7 @@ import optax
 from jax.sharding import Mesh
 
 from jaxdl.optim.schedule_free import evaluation_params
-from jaxdl.train.draw import drawn
+from jaxdl.train.materialize import drawn
 from jaxdl.train.precision import LossScale, Scale, first_scale
 from jaxdl.train.sharding import Layout, Rules, tree_shardings
 from jaxdl.types import Array, Objective, PyTree

@@ -60,8 +60,8 @@ def find_batch_size(arguments: list[str]) -> int:
         largest={"type": count, "default": 65536, "metavar": "N", "help": "default: 65536"},
     )
     prepare_jax()
-    from jaxdl.memory import in_words
-    from jaxdl.research.batch_size import find_batch_size
+    from jaxdl.perf.batch_size import find_batch_size
+    from jaxdl.perf.memory import in_words
 
     best = None
     for trial in find_batch_size(config, share=options.share, largest=options.largest):
@@ -85,7 +85,7 @@ def memory(arguments: list[str]) -> int:
         limit={"type": positive, "metavar": "GIB", "help": "of a device; default: what it has"},
     )
     from jaxdl.assemble import GIB, assemble
-    from jaxdl.memory import advice, limit, placed
+    from jaxdl.perf.memory import advice, limit, placed
 
     available, plan = int(options.limit * GIB) if options.limit else limit(), assemble(config)
     print(advice(config, plan, available))

@@ -43,8 +43,8 @@ def bench(arguments: list[str]) -> int:
     parts = [override(configs.Config(), [("model", said)]).model for said in options.models]
     prepare_jax()
     from jaxdl.assemble import import_user_module
-    from jaxdl.research import bench as measured
-    from jaxdl.research import roofline
+    from jaxdl.perf import bench as measured
+    from jaxdl.perf import roofline
 
     for name in options.imports:
         import_user_module(name)
@@ -66,7 +66,7 @@ def bench(arguments: list[str]) -> int:
 
 
 def _compare(files: list[Path]) -> int:
-    from jaxdl.research import bench_compare
+    from jaxdl.perf import bench_compare
 
     if len(files) % 2:
         raise UserError(f"--compare takes pairs A B, not {len(files)} files")
@@ -88,7 +88,7 @@ def profile(arguments: list[str]) -> int:
         out={"type": Path, "default": Path("profile"), "metavar": "DIR", "help": "of the trace"},
     )
     prepare_jax()
-    from jaxdl.research import profile as profiler
+    from jaxdl.perf import profile as profiler
 
     print(profiler.text(profiler.profile(config, options.out, options.steps), options.top))
     return 0

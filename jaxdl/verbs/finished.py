@@ -94,7 +94,7 @@ def summary(arguments: list[str]) -> int:
     config = override(config, [(f"model.{path}", value) for path, value in overrides])
 
     from jaxdl.assemble import import_user_module
-    from jaxdl.research import summary as layers
+    from jaxdl.perf import summary as layers
 
     for name in options.imports:
         import_user_module(name)

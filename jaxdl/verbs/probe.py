@@ -23,8 +23,8 @@ def probe(arguments: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
     prepare_jax()
-    from jaxdl.research import probe as probes
-    from jaxdl.research.roofline import CLOCKS
+    from jaxdl.perf import probe as probes
+    from jaxdl.perf.roofline import CLOCKS
 
     seconds = 0.1 if options.quick else options.seconds
     found = probes.probe(seconds, CLOCKS[options.clock], options.quick)

@@ -20,9 +20,9 @@ def scale(arguments: list[str]) -> int:
                  "help": "a device along the axis data; default: as its own links"},
     )  # fmt: skip
     from jaxdl.assemble import assemble
-    from jaxdl.research import scaling
-    from jaxdl.research.roofline import CHIPS
-    from jaxdl.research.table import aligned
+    from jaxdl.perf import scaling
+    from jaxdl.perf.roofline import CHIPS
+    from jaxdl.perf.table import aligned
 
     chips = {chip.name: chip for chip in CHIPS}
     if options.chip not in chips:

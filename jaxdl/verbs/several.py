@@ -25,8 +25,8 @@ def trials(arguments: list[str]) -> int:
     )  # fmt: skip
     variants = _variants(config, options.vary or ["base"])
     prepare_jax()
+    from jaxdl.cluster.signals import Interrupted
     from jaxdl.research import trials as several
-    from jaxdl.train.signals import Interrupted
 
     metrics = options.metric or ["test/accuracy"]
     results: dict[str, list] = {name: [] for name in variants}

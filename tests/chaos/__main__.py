@@ -5,7 +5,7 @@ import importlib
 import sys
 from pathlib import Path
 
-from jaxdl.allocator import keep_memory
+from jaxdl.cluster.allocator import keep_memory
 
 HERE = Path(__file__).parent
 

@@ -16,8 +16,8 @@ from unittest import mock
 
 import jax
 
-import jaxdl.research.bench
-import jaxdl.research.probe
+import jaxdl.perf.bench
+import jaxdl.perf.probe
 import jaxdl.research.trials
 import jaxdl.run
 import jaxdl.session
@@ -132,8 +132,8 @@ def stopped_short() -> Iterator[None]:
         mock.patch.object(jaxdl.run, "run", stand_in),
         mock.patch.object(jaxdl.research.trials, "run", stand_in),
         mock.patch.object(jaxdl.session, "init_state", reach),
-        mock.patch.object(jaxdl.research.bench, "bench", measure),
-        mock.patch.object(jaxdl.research.probe, "probe", measure),
+        mock.patch.object(jaxdl.perf.bench, "bench", measure),
+        mock.patch.object(jaxdl.perf.probe, "probe", measure),
     ):
         yield
 

@@ -24,8 +24,8 @@ from test_train import mesh_of
 
 from jaxdl import tree
 from jaxdl.errors import UserError
-from jaxdl.train import seal
-from jaxdl.train.checkpoint import Checkpoints
+from jaxdl.rundir import integrity
+from jaxdl.rundir.checkpoint import Checkpoints
 
 PATIENCE = 5.0
 STEPS = (1, 2, 3)
@@ -36,7 +36,7 @@ def saved(folder: Path, read_below: int) -> dict[int, dict[str, np.ndarray]]:
     """Three checkpoints of one training run; each step's leaves."""
     expected = {}
     with (
-        mock.patch.object(seal, "READ_BELOW", read_below),
+        mock.patch.object(integrity, "READ_BELOW", read_below),
         Checkpoints(folder, keep_latest=len(STEPS)) as checkpoints,
     ):
         for step in STEPS:
@@ -162,7 +162,7 @@ def outcomes(counts: dict[str, int], seed: int = 0) -> dict[str, collections.Cou
     rng, found = np.random.default_rng(seed), {}
     with tempfile.TemporaryDirectory() as folder:
         # Files known by their contents; and large ones by their leaves, as beyond a megabyte.
-        sources = {f"source{n}": n for n in (seal.READ_BELOW, 2**13)}
+        sources = {f"source{n}": n for n in (integrity.READ_BELOW, 2**13)}
         made = [(Path(folder) / name, saved(Path(folder) / name, n)) for name, n in sources.items()]
         for kind, n in counts.items():
             found[kind] = collections.Counter(

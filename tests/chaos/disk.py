@@ -25,7 +25,7 @@ from test_cli import TINY, command, digests, metrics
 from test_train import mesh_of
 
 from jaxdl import tree
-from jaxdl.train.checkpoint import Checkpoints
+from jaxdl.rundir.checkpoint import Checkpoints
 
 ROOM = 2**28
 FULL = "told of, the older one sound, the next one saved"

@@ -26,8 +26,8 @@ from zoo import QUICK
 from jaxdl import tree
 from jaxdl.assemble import Plan, assemble
 from jaxdl.config import Config, Data, part
+from jaxdl.rundir.checkpoint import Checkpoints
 from jaxdl.session import first_state, training_batches
-from jaxdl.train.checkpoint import Checkpoints
 from jaxdl.train.state import TrainState
 from jaxdl.train.step import Step, compile_step
 

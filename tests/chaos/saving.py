@@ -23,8 +23,8 @@ import orbax.checkpoint as ocp
 from jaxdl import tree
 from jaxdl.models import resnet  # noqa: F401, registers it
 from jaxdl.registry import find
-from jaxdl.train.checkpoint import Checkpoints
-from jaxdl.train.digest import digests
+from jaxdl.rundir.checkpoint import Checkpoints
+from jaxdl.rundir.digest import digests
 
 
 def resnet50_state() -> dict:

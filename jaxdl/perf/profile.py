@@ -24,7 +24,7 @@ import jax
 from jaxdl.assemble import assemble
 from jaxdl.config import Config
 from jaxdl.errors import UserError
-from jaxdl.research.table import aligned
+from jaxdl.perf.table import aligned
 from jaxdl.session import first_state, training_batches
 from jaxdl.train.step import compile_step
 

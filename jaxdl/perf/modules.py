@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxdl.research import flops
+from jaxdl.perf import flops
 from jaxdl.types import PyTree
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from jaxdl.errors import UserError
-from jaxdl.research.table import aligned, amount
+from jaxdl.perf.table import aligned, amount
 
 Shape = tuple[int, ...]
 Padding = Literal["SAME", "VALID"] | int

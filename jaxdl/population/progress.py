@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdl.train.hooks import IN_FLIGHT, TrainLog
-from jaxdl.train.journal import Journal
+from jaxdl.rundir.journal import Journal
+from jaxdl.rundir.progress import IN_FLIGHT, TrainLog
 from jaxdl.train.sharding import fetch
 from jaxdl.train.state import TrainState
 from jaxdl.types import Metrics

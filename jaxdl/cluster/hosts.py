@@ -15,8 +15,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from jaxdl.cluster.client import Line, end
 from jaxdl.errors import UserError
-from jaxdl.train.line import Line, end
 
 # JAX is imported where it is used: signals, which need this file, are listened to before that.
 

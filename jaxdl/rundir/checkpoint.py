@@ -22,8 +22,8 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from jaxdl.errors import UserError
-from jaxdl.train import seal
-from jaxdl.train.digest import digests, start
+from jaxdl.rundir import integrity
+from jaxdl.rundir.digest import digests, start
 from jaxdl.train.state import TrainState
 
 
@@ -137,7 +137,7 @@ class Checkpoints:
                 self._content.set_result((step, measured, start(state), dict(extra)))
             else:  # it is there: saved as the run was stopped, and evaluated now
                 if measured is not None and jax.process_index() == 0:
-                    seal.measure(self._folder / str(step), step, measured)
+                    integrity.measure(self._folder / str(step), step, measured)
                 self._saving = None
         except BaseException as error:
             self._content.set_exception(error)  # the thread that writes waits for it
@@ -149,7 +149,7 @@ class Checkpoints:
         """Called in Orbax's thread, on one process: all is written, and has no name yet."""
         step, metric, wait, extra = self._content.result()
         (folder,) = [f for f in (*self._unfinished(step), self._folder / str(step)) if f.is_dir()]
-        seal.write(folder, step, metric, wait(), extra)
+        integrity.write(folder, step, metric, wait(), extra)
 
     def _unfinished(self, step: int | str) -> list[Path]:
         return list(self._folder.glob(f"{step}.orbax-checkpoint-tmp*"))
@@ -200,8 +200,8 @@ class Checkpoints:
             UserError: it cannot be read, or a leaf is not what was saved; names the file.
         """
         folder = self._folder / str(step)
-        sealed = seal.read(folder, step)
-        if harmed := seal.harmed(folder, sealed):
+        sealed = integrity.read(folder, step)
+        if harmed := integrity.harmed(folder, sealed):
             raise UserError(f"checkpoint {folder} is damaged: {_listed(harmed)}")
         try:
             args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
@@ -209,7 +209,7 @@ class Checkpoints:
         except jax.errors.JaxRuntimeError:
             raise  # of the devices, not of the files
         except Exception as error:  # Orbax raises many kinds for damaged files
-            unsure = seal.unread(sealed)
+            unsure = integrity.unread(sealed)
             where = f"; of {_listed(unsure)} only the size was checked" if unsure else ""
             raise UserError(
                 f"checkpoint {folder} cannot be read: {_reason(error)}{where}"
@@ -220,7 +220,7 @@ class Checkpoints:
             raise UserError(
                 f"checkpoint {folder} is damaged: {len(differing)} of {len(saved)} leaves differ "
                 f"from what was saved, the first is {differing[0]}, "
-                f"in {_listed(seal.holders(folder, differing[0]))}"
+                f"in {_listed(integrity.holders(folder, differing[0]))}"
             )
         return Restored(state, sealed.extra)
 
@@ -272,7 +272,7 @@ class _LatestAndBest(policies.PreservationPolicy):
 
 def _metric(folder: Path, step: int) -> float | None:
     try:
-        return seal.read(folder / str(step), step).metric
+        return integrity.read(folder / str(step), step).metric
     except UserError:
         return None
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from jaxdl.train.journal import Journal
+from jaxdl.rundir.journal import Journal
 from jaxdl.train.sharding import fetch
 from jaxdl.train.state import TrainState
 from jaxdl.types import Metrics

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
-from jaxdl.train import hosts
+from jaxdl.cluster import hosts
 
 HANGS = 74  # EX_IOERR of sysexits.h
 

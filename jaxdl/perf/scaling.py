@@ -20,11 +20,11 @@ from jax.sharding import AxisType
 from jaxdl import tree
 from jaxdl.assemble import Plan
 from jaxdl.errors import UserError
-from jaxdl.memory import in_words
 from jaxdl.nn.layout import STAGED
 from jaxdl.nn.stack import STACKED
-from jaxdl.research.flops import flops
-from jaxdl.research.roofline import Chip
+from jaxdl.perf.flops import flops
+from jaxdl.perf.memory import in_words
+from jaxdl.perf.roofline import Chip
 from jaxdl.train.sharding import AXES
 from jaxdl.types import Array, PyTree
 

@@ -157,7 +157,7 @@ class Line:
 
 
 def _keep_desk(port: int, processes: int, timeout: float) -> Any:
-    from jaxdl.train.desk import Desk  # asyncio, which one process needs
+    from jaxdl.cluster.coordinator import Desk  # asyncio, which one process needs
 
     both = socket.has_dualstack_ipv6()
     try:

@@ -24,26 +24,36 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxdl import registry, tree
 from jaxdl import run as single
 from jaxdl.assemble import Plan, assemble
+from jaxdl.cluster import hosts
+from jaxdl.cluster.signals import Interrupted, Stopping, stop_signals
+from jaxdl.cluster.watchdog import watchdog
 from jaxdl.config import Config
+from jaxdl.data.multistep import run_spec, train_runs
 from jaxdl.data.pipeline import evaluation_batches
 from jaxdl.data.prefetch import Batches
-from jaxdl.data.runs import run_spec, train_runs
 from jaxdl.errors import UserError
-from jaxdl.members import Member, better_half, check, members_of, standing, survivors, table, varied
-from jaxdl.memory import ran_out
+from jaxdl.perf.memory import ran_out
+from jaxdl.population.members import (
+    Member,
+    better_half,
+    check,
+    members_of,
+    standing,
+    survivors,
+    table,
+    varied,
+)
+from jaxdl.population.progress import MembersLog
 from jaxdl.report import write_report
+from jaxdl.rundir import directory
+from jaxdl.rundir.checkpoint import Checkpoints, Restored
+from jaxdl.rundir.journal import Journal
+from jaxdl.rundir.progress import TrainLog
 from jaxdl.session import Session
-from jaxdl.train import hosts, rundir
-from jaxdl.train.checkpoint import Checkpoints, Restored
 from jaxdl.train.evaluate import Totals, lagged
-from jaxdl.train.hooks import TrainLog
-from jaxdl.train.journal import Journal
-from jaxdl.train.members import MembersLog
 from jaxdl.train.sharding import AXES, replicated
-from jaxdl.train.signals import Interrupted, Stopping, stop_signals
 from jaxdl.train.state import TrainState, new_state
 from jaxdl.train.step import Step, several
-from jaxdl.train.watchdog import watchdog
 from jaxdl.types import Array, Batch, Metrics, PyTree, mask_of
 
 
@@ -61,8 +71,8 @@ def run(config: Config, workdir: Path) -> list[dict[str, Any]]:
     members = members_of(config)
     plan = assemble(members[0].config, mesh=_mesh_of(1))
     with stop_signals() as stop:
-        rundir.claim(workdir, config)
-        manifest = rundir.Manifest(workdir, members=len(members), steps=plan.steps)
+        directory.claim(workdir, config)
+        manifest = directory.Manifest(workdir, members=len(members), steps=plan.steps)
         with Population(config, plan, workdir, stop) as population:
             state, extra = population.start()
             _introduce(population, state)
@@ -90,7 +100,7 @@ def run(config: Config, workdir: Path) -> list[dict[str, Any]]:
                     "them (config.population), or a smaller config.data.batch_size"
                 ) from error
         manifest.update(status=unsaved or "finished")
-        with rundir.writing(workdir):
+        with directory.writing(workdir):
             report = write_report(workdir)
     print("\n".join(table(rows)))
     print(f"run directories  {workdir / 'members'}")
@@ -134,7 +144,7 @@ class Population(Session):
         if self.rounds and "validation" not in self.plan.splits:
             raise UserError("config.population.halve needs a split in config.data.validation")
         self.folders = [self.workdir / "members" / m.name for m in self.members]
-        self.manifests: dict[int, rundir.Manifest] = {}
+        self.manifests: dict[int, directory.Manifest] = {}
         self.journals: list[Journal] = []
 
     def __exit__(self, *_: Any) -> None:
@@ -146,7 +156,7 @@ class Population(Session):
         monitor, mode = self.config.evaluation.monitor, self.config.evaluation.mode
         rundirs = zip(self.folders, self.members, strict=True)
         for folder, member in rundirs:
-            rundir.claim(folder, member.config)
+            directory.claim(folder, member.config)
         histories = [Journal(f, step=2**62, writes=False).series(monitor) for f in self.folders]
 
         def like(step: int) -> TrainState:
@@ -164,7 +174,7 @@ class Population(Session):
         count = tree.count(found.state.params) // len(self.alive)
         for i in self.alive:
             about = single.facts(self.single, self.members[i].config)
-            self.manifests[i] = rundir.Manifest(self.folders[i], **about, parameters=count)
+            self.manifests[i] = directory.Manifest(self.folders[i], **about, parameters=count)
         # A round that ends here has not been judged yet.
         self.plan = self._plan(step - 1)
         return found
@@ -383,5 +393,5 @@ def conclude(population: Population, state: TrainState) -> list[dict[str, Any]]:
     population.leave(state, population.alive, "finished")
     lines, evaluation = [j.lines for j in population.journals], population.config.evaluation
     rows = standing(population.members, lines, evaluation.monitor, evaluation.mode)
-    rundir.replace(population.workdir / "members.json", json.dumps(rows, indent=2) + "\n")
+    directory.replace(population.workdir / "members.json", json.dumps(rows, indent=2) + "\n")
     return rows

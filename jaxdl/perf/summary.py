@@ -16,8 +16,8 @@ import jax
 from jaxdl import models, registry, tree
 from jaxdl.config import Part
 from jaxdl.errors import UserError
-from jaxdl.research.modules import nbytes, trace
-from jaxdl.research.table import aligned, amount
+from jaxdl.perf.modules import nbytes, trace
+from jaxdl.perf.table import aligned, amount
 from jaxdl.types import PyTree
 
 IMAGE = (224, 224, 3)

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from jaxdl.train import hosts, line
+from jaxdl.cluster import client, hosts
 
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h: everything is saved, the same command goes on
 
@@ -167,8 +167,8 @@ def stop_signals(program: bool = False) -> Iterator[Stop]:
         yield _current
         return
     stop = _current = Stop(program)
-    line.on("asked", stop.asked)
-    line.on("places", stop.settle)
+    client.on("asked", stop.asked)
+    client.on("places", stop.settle)
     in_main = threading.current_thread() is threading.main_thread()
     try:
         with stop.heard() if in_main else contextlib.nullcontext():

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdl.research.roofline import (
+from jaxdl.perf.roofline import (
     CLOCKS,
     QUICK,
     Clock,
@@ -20,7 +20,7 @@ from jaxdl.research.roofline import (
     timed,
     triad,
 )
-from jaxdl.research.table import aligned, amount
+from jaxdl.perf.table import aligned, amount
 from jaxdl.types import Array
 
 STRIDES = (1, 2, 4, 8, 16, 32)

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from jaxdl.errors import UserError
-from jaxdl.train.rundir import replace
-from jaxdl.train.sinks import Sink
+from jaxdl.rundir.directory import replace
+from jaxdl.rundir.sinks import Sink
 
 RETRY = 10.0  # seconds until a place that could not be written is tried again
 

@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 
 from jaxdl.errors import UserError
 from jaxdl.registry import register
-from jaxdl.train.rundir import replace
+from jaxdl.rundir.directory import replace
 
 
 class Sink(Protocol):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxdl.errors import UserError
-from jaxdl.research.table import aligned
+from jaxdl.perf.table import aligned
 
 KEY = ("model", "mode", "image", "batch_size", "dtype", "devices")
 """What two results must agree in to be compared."""

@@ -7,10 +7,10 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxdl.data.opening import Split
-from jaxdl.data.order import train_indices
 from jaxdl.data.pipeline import copies, local_rows
 from jaxdl.data.prefetch import Batches
+from jaxdl.data.sampler import train_indices
+from jaxdl.data.split import Split
 from jaxdl.errors import UserError
 from jaxdl.types import Run
 

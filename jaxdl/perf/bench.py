@@ -22,12 +22,12 @@ from jaxdl import models, registry, tree
 from jaxdl.assemble import Plan, assemble
 from jaxdl.config import Checkpoint, Config, Data, Part, part
 from jaxdl.errors import UserError
-from jaxdl.memory import activation_bytes, ran_out
-from jaxdl.research.flops import macs
-from jaxdl.research.roofline import CLOCKS, Clock, Roofline
-from jaxdl.research.table import aligned, amount
+from jaxdl.perf.flops import macs
+from jaxdl.perf.memory import activation_bytes, ran_out
+from jaxdl.perf.roofline import CLOCKS, Clock, Roofline
+from jaxdl.perf.table import aligned, amount
+from jaxdl.rundir.directory import environment
 from jaxdl.session import first_state, training_batches
-from jaxdl.train.rundir import environment
 from jaxdl.train.state import TrainState
 from jaxdl.train.step import Step, compile_step
 from jaxdl.types import Batch, PyTree

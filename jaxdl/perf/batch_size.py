@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxdl.assemble import assemble
 from jaxdl.config import Config
 from jaxdl.errors import UserError
-from jaxdl.memory import limit, ran_out
+from jaxdl.perf.memory import limit, ran_out
 from jaxdl.session import first_state
 from jaxdl.train.state import TrainState
 from jaxdl.train.step import Step, compile_step

@@ -1,6 +1,6 @@
 """Parameters and multiply-adds of every model at its own input and number of classes.
 
-    python -m jaxdl.research.sizes      # writes jaxdl/models/sizes.json
+    python -m jaxdl.perf.sizes      # writes jaxdl/models/sizes.json
 
 Counting them all takes a minute, so the table is kept; what is not in it, such as a model of a
 user's own, is counted when it is asked for.
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 
 from jaxdl import models, registry, tree
-from jaxdl.research.flops import macs
+from jaxdl.perf.flops import macs
 
 TABLE = Path(models.__file__).with_name("sizes.json")
 

@@ -1,0 +1,1 @@
+"""This process and its peers: hosts, control plane, signals, watchdog, memory allocator."""

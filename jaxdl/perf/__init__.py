@@ -1,0 +1,1 @@
+"""Measuring cost: speed, memory, FLOPs, sizes, scaling."""
