@@ -3,6 +3,7 @@
 import functools
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,9 +15,10 @@ import jax.numpy as jnp
 import optax
 
 from jaxdl import registry
-from jaxdl.checks import check, check_batch, check_fit, check_monitor, each_of, shapes
-from jaxdl.config import Config, Part, to_steps
+from jaxdl.checks import check, check_batch, check_fit, check_monitor, shapes, unit_of
+from jaxdl.config import Config, Part
 from jaxdl.data.pipeline import Split, open_split
+from jaxdl.durations import to_steps
 from jaxdl.errors import UserError
 from jaxdl.nn.drop import elementwise
 from jaxdl.nn.layout import LAYOUT, STAGED
@@ -27,7 +29,7 @@ from jaxdl.train.evaluate import Metric, metric_of
 from jaxdl.train.precision import Precision
 from jaxdl.train.reestimate import Reestimate, make_reestimate
 from jaxdl.train.sharding import AXES, Layout, batch_sharding, batch_shards, make_mesh
-from jaxdl.train.state import Keeps, TrainState, abstract_state
+from jaxdl.train.state import StateSpec, TrainState, abstract_state
 from jaxdl.train.step import Step, make_step
 from jaxdl.types import Objective
 
@@ -37,6 +39,7 @@ GIB = 2**30
 class Plan(NamedTuple):
     """A config turned into objects; nothing has been computed yet."""
 
+    parts: registry.Parts
     splits: dict[str, Split]
     steps: int
     to_steps: Callable[[int | str], int]
@@ -46,11 +49,11 @@ class Plan(NamedTuple):
     tx: optax.GradientTransformationExtraArgs
     phases: tuple[tuple[int, Step], ...]
     """Steps of training, and the number of the step from which each is used."""
-    keeps: Keeps
+    state_spec: StateSpec
     reestimate: Reestimate
     mesh: jax.sharding.Mesh
     metrics: dict[str, Metric]
-    each: str
+    unit: str
     """What logits and metrics are of: each 'example', 'pixel' or 'token'."""
 
     @property
@@ -74,7 +77,7 @@ class Plan(NamedTuple):
     def first(self, seed: int) -> tuple[Any, ...]:
         """What a first state is made of: the arguments of `init_state`."""
         spec = self.batch_spec(1)
-        return self.objective, self.tx, jax.random.key(seed), spec, self.mesh, self.keeps
+        return self.objective, self.tx, jax.random.key(seed), spec, self.mesh, self.state_spec
 
 
 def assemble(
@@ -91,26 +94,26 @@ def assemble(
     """
     for name in config.imports:
         import_user_module(name)
-    check(config)
+    parts = check(config)
     mesh = mesh or make_mesh(*(getattr(config.mesh, axis) for axis in AXES))
     check_batch(config, mesh)
-    splits = splits or open_splits(config)
+    splits = splits or open_splits(config, parts=parts)
     steps, in_steps = durations(config, len(splits["train"]))
-    module = registry.bind("models", config.model)(splits["train"].num_classes)
+    module = parts.one("model")(splits["train"].num_classes)
     check_fit(config, module, splits["train"])
 
-    precision = registry.bind("precisions", config.precision, in_steps)()
-    model = _model(config, module, precision, 1 if config.sync_norms else batch_shards(mesh))
-    objective = _objective(config, model)
-    schedule = learning_rate(config, steps, in_steps)
+    precision = parts.one("precision", in_steps)()
+    model = _model(config, parts, module, precision, 1 if config.sync_norms else batch_shards(mesh))
+    objective = _objective(config, parts, model)
+    schedule = learning_rate(parts.one("optimizer"), parts.one("schedule", in_steps), steps)
     element_spec = splits["train"].element_spec
-    tx = _optimizer(config, schedule, model, element_spec, in_steps)
-    average = config.average and registry.bind("averages", config.average, in_steps)()
-    taker = registry.bind("takers", config.gradient.taker)(config.gradient.accumulate, mesh)
+    tx = _optimizer(config, parts, schedule, model, element_spec, in_steps)
+    average = config.average and parts.one("average", in_steps)()
+    method = parts.one("gradient.method")(config.gradient.accumulate, mesh)
     step = functools.partial(
         make_step,
         tx=tx,
-        gradient=taker,
+        gradient=method,
         average=average,
         loss_scale=precision.loss_scale,
         skip_nonfinite=config.gradient.skip_nonfinite,
@@ -118,12 +121,14 @@ def assemble(
     phases = [(precision.start, step(objective))]
     if precision.start:
         exact = model._replace(dtype=jnp.dtype(jnp.float32))
-        phases.insert(0, (0, step(_objective(config, exact))))
-    metrics = {_metric_name(p): _metric(p) for p in config.evaluation.metrics}
+        phases.insert(0, (0, step(_objective(config, parts, exact))))
+    measures = zip(config.evaluation.metrics, parts.many("evaluation.metrics"), strict=True)
+    metrics = {_metric_name(p): _metric(p, build) for p, build in measures}
     check_monitor(config, splits, metrics)
-    for p in config.evaluation.predictors:
-        objective = registry.bind("predictors", p)(objective)
+    for predictor in parts.many("evaluation.predictors"):
+        objective = predictor(objective)
     return Plan(
+        parts=parts,
         splits=splits,
         steps=steps,
         to_steps=in_steps,
@@ -131,13 +136,13 @@ def assemble(
         objective=objective,
         tx=tx,
         phases=tuple(phases),
-        keeps=Keeps(
+        state_spec=StateSpec(
             average is not None, precision.loss_scale, config.mesh.rules, Layout(LAYOUT, STAGED)
         ),
         reestimate=make_reestimate(objective),
         mesh=mesh,
         metrics=metrics,
-        each=each_of("objectives", config.objective),
+        unit=unit_of("objectives", config.objective),
     )
 
 
@@ -158,45 +163,43 @@ def durations(config: Config, examples: int) -> tuple[int, Callable[[int | str],
 
 
 def learning_rate(
-    config: Config, steps: int, in_steps: Callable[[int | str], int]
+    optimizer: Callable[..., Any], schedule: Callable[[int], optax.Schedule], steps: int
 ) -> optax.Schedule:
-    """step -> learning rate: the optimizer's peak times the schedule."""
-    peak = _peak(config)
-    factor = registry.bind("schedules", config.schedule, in_steps)(steps)
+    """step -> learning rate: the optimizer's peak times the schedule.
+
+    Args:
+        optimizer: bound, its durations in steps or not.
+        schedule: bound, its durations in steps.
+        steps: of the whole run.
+    """
+    peak = inspect.signature(optimizer).parameters["learning_rate"].default
+    factor = schedule(steps)
     return lambda step: peak * factor(step)
 
 
-def _peak(config: Config) -> float:
-    entry = registry.find("optimizers", config.optimizer.name)
-    given = registry.bind("optimizers", config.optimizer).keywords
-    return given.get("learning_rate", entry.arguments()["learning_rate"].default)
-
-
-def _model(config: Config, module: nn.Module, precision: Precision, norm_parts: int) -> Model:
+def _model(
+    config: Config, parts: registry.Parts, module: nn.Module, precision: Precision, norm_parts: int
+) -> Model:
     return Model(
         module,
         precision.dtype,
-        kernel_init=config.initializer and registry.bind("initializers", config.initializer),
+        kernel_init=parts.one("initializer"),
         freeze_norms=config.freeze_norms,
-        dropout=registry.bind("dropouts", config.dropout) if config.dropout else elementwise,
+        dropout=parts.one("dropout") or elementwise,
         remat=config.gradient.remat,
         float32=precision.float32,
         norm_parts=norm_parts,
     )
 
 
-def _objective(config: Config, model: Model) -> Objective:
+def _objective(config: Config, parts: registry.Parts, model: Model) -> Objective:
     """What is minimised: the model's objective, regularized, on augmented batches."""
-    objective = registry.bind("objectives", config.objective)(model)
-    for part in config.regularizers:
-        objective = registry.bind("regularizers", part)(objective)
+    objective = parts.one("objective")(model)
+    for regularize in parts.many("regularizers"):
+        objective = regularize(objective)
     if config.freeze is not None:
         objective = frozen(objective, config.freeze)
-    return augmented(
-        objective,
-        [registry.bind("augmentations", p) for p in config.augment],
-        [registry.bind("augmentations", p) for p in config.preprocess],
-    )
+    return augmented(objective, parts.many("augment"), parts.many("preprocess"))
 
 
 def import_user_module(name: str) -> None:
@@ -221,6 +224,7 @@ def open_splits(
     config: Config,
     roles: Sequence[str] = ("train", "validation", "test"),
     num_classes: int | None = None,
+    parts: registry.Parts | None = None,
 ) -> dict[str, Split]:
     """The splits a config names, by role; all of one shape, and of the first one's classes.
 
@@ -228,8 +232,9 @@ def open_splits(
         config: of the run.
         roles: those that are wanted.
         num_classes: where it is known, of a source that does not say.
+        parts: of the config, where they are bound already.
     """
-    build = registry.bind("sources", config.data.source)
+    build = (parts or registry.Parts(config.data)).one("data.source" if parts else "source")
     settings = {"memory": int(config.data.memory * GIB), "threads": config.data.threads}
     splits: dict[str, Split] = {}
     for role in roles:
@@ -251,6 +256,7 @@ def open_splits(
 
 def _optimizer(
     config: Config,
+    parts: registry.Parts,
     schedule: optax.Schedule,
     model: Model,
     element_spec: Mapping[str, jax.ShapeDtypeStruct],
@@ -261,21 +267,21 @@ def _optimizer(
         batch = {k: jax.ShapeDtypeStruct((1, *s.shape), s.dtype) for k, s in element_spec.items()}
         order = model.calls(batch)
     optimizer = grouped(
-        registry.bind("optimizers", config.optimizer, in_steps)(learning_rate=schedule),
+        parts.one("optimizer", in_steps)(learning_rate=schedule),
         freeze=config.freeze,
-        rates=config.rates,
+        lr_multipliers=config.lr_multipliers,
         order=order,
         layer_decay=config.layer_decay,
     )
     return chain(
         optimizer,
-        transforms=[registry.bind("gradients", p, in_steps)() for p in config.gradient.transforms],
-        wrappers=[registry.bind("wrappers", p, in_steps) for p in config.wrappers],
+        transforms=[build() for build in parts.many("gradient.transforms", in_steps)],
+        wrappers=parts.many("wrappers", in_steps),
     )
 
 
-def _metric(part: Part) -> Metric:
-    return metric_of(registry.bind("metrics", part), registry.find("metrics", part.name).facts)
+def _metric(part: Part, build: functools.partial) -> Metric:
+    return metric_of(build, registry.find("metrics", part.name).metadata)
 
 
 def _metric_name(part: Part) -> str:

@@ -12,35 +12,12 @@ from jaxdl.errors import UserError, choices
 from jaxdl.train.sharding import batch_shards
 
 
-def check(config: Config) -> None:
-    """Raise UserError for the first part that is unknown or is given what it does not take."""
-    one = [
-        ("sources", config.data.source),
-        ("models", config.model),
-        ("initializers", config.initializer),
-        ("dropouts", config.dropout),
-        ("objectives", config.objective),
-        ("optimizers", config.optimizer),
-        ("schedules", config.schedule),
-        ("takers", config.gradient.taker),
-        ("precisions", config.precision),
-        ("averages", config.average),
-    ]
-    many = [
-        ("regularizers", config.regularizers),
-        ("wrappers", config.wrappers),
-        ("gradients", config.gradient.transforms),
-        ("augmentations", config.augment),
-        ("augmentations", config.preprocess),
-        ("metrics", config.evaluation.metrics),
-        ("predictors", config.evaluation.predictors),
-        ("sinks", config.log.sinks),
-    ]
-    for kind, part in one + [(kind, part) for kind, parts in many for part in parts]:
-        if part is not None:
-            registry.bind(kind, part)
+def check(config: Config) -> registry.Parts:
+    """The parts of a config, bound; UserError for the first that is unknown or ill-supplied."""
+    parts = registry.Parts(config)
     _rates(config)
     _skips(config)
+    return parts
 
 
 def check_batch(config: Config, mesh: jax.sharding.Mesh) -> None:
@@ -54,9 +31,9 @@ def check_batch(config: Config, mesh: jax.sharding.Mesh) -> None:
         )
 
 
-def each_of(kind: str, part: Part) -> str:
+def unit_of(kind: str, part: Part) -> str:
     """What an objective or a metric takes logits to be of, each: an example unless it says else."""
-    return registry.find(kind, part.name).facts.get("each", "example")
+    return registry.find(kind, part.name).metadata.get("unit", "example")
 
 
 def check_fit(config: Config, module: Any, train: Split) -> None:
@@ -64,14 +41,14 @@ def check_fit(config: Config, module: Any, train: Split) -> None:
     _mixing(config)
     _augmentations(config, train)
     source = config.data.source.name
-    for name in getattr(module, "reads", ("image",)):
+    for name in getattr(module, "inputs", ("image",)):
         if name not in train.element_spec:
             raise UserError(
                 f"model '{config.model.name}' reads '{name}', and source '{source}' gives "
                 f"{shapes(train)}"
             )
-    _same_each(config, getattr(module, "each", None))
-    given, wanted = _label_of(train), each_of("objectives", config.objective)
+    _same_unit(config, getattr(module, "unit", None))
+    given, wanted = _label_of(train), unit_of("objectives", config.objective)
     if wanted != "token" and given != wanted:
         found = f"a label of each {given}" if given else f"{shapes(train)}, no label"
         raise UserError(
@@ -85,41 +62,41 @@ def _augmentations(config: Config, train: Split) -> None:
     for field in ("augment", "preprocess"):
         for part in getattr(config, field):
             entry = registry.find("augmentations", part.name)
-            facts = entry.facts
+            metadata = entry.metadata
             if field == "preprocess" and entry.supplied()[0].annotation is jax.Array:
                 raise UserError(
                     f"augmentation '{part.name}' draws at random, and config.preprocess is done to "
                     "every batch alike: put it into config.augment"
                 )
-            read = facts.get("reads", "image")
+            read = metadata.get("inputs", "image")
             if read not in spec:
                 raise UserError(
                     f"augmentation '{part.name}' reads '{read}', and source '{source}' gives "
                     f"{shapes(train)}: set config.{field} to []"
                 )
-            if facts.get("pixels") == "uint8" and spec[read].dtype != np.uint8:
+            if metadata.get("pixels") == "uint8" and spec[read].dtype != np.uint8:
                 raise UserError(
                     f"augmentation '{part.name}' is of bytes, and source '{source}' gives "
                     f"{shapes(train)}"
                 )
 
 
-def _same_each(config: Config, each: str | None) -> None:
+def _same_unit(config: Config, unit: str | None) -> None:
     """Objective, metrics and predictors speak of what the model speaks of."""
     measures, predictors = config.evaluation.metrics, config.evaluation.predictors
     asked = [("objectives", config.objective), *(("metrics", m) for m in measures)]
     # A predictor that does not say what it is of is of anything.
-    choosy = [p for p in predictors if "each" in registry.find("predictors", p.name).facts]
+    choosy = [p for p in predictors if "unit" in registry.find("predictors", p.name).metadata]
     for kind, part in [*asked, *(("predictors", p) for p in choosy)]:
-        wanted = each_of(kind, part)
-        if each is not None and wanted != each:
-            mates = [e.name for e in registry.entries(kind) if each_of(kind, Part(e.name)) == each]
+        wanted = unit_of(kind, part)
+        if unit is not None and wanted != unit:
+            mates = [e.name for e in registry.entries(kind) if unit_of(kind, Part(e.name)) == unit]
             raise UserError(
                 f"{registry.singular(kind)} '{part.name}' is of each {wanted}, and model "
-                f"'{config.model.name}' speaks of each {each}: {choices(part.name, mates)}"
+                f"'{config.model.name}' speaks of each {unit}: {choices(part.name, mates)}"
             )
     for part in measures:
-        made_by = registry.find("metrics", part.name).facts.get("reads")
+        made_by = registry.find("metrics", part.name).metadata.get("inputs")
         if made_by == "generated" and "generate" not in {p.name for p in predictors}:
             raise UserError(
                 f"metric '{part.name}' is of what the model writes: set "
@@ -129,11 +106,14 @@ def _same_each(config: Config, each: str | None) -> None:
 
 def _rates(config: Config) -> None:
     """An optimizer that averages its own steps must be the last to scale them."""
-    scaled = {"config.rates": config.rates, "config.layer_decay": config.layer_decay}
+    scaled = {
+        "config.lr_multipliers": config.lr_multipliers,
+        "config.layer_decay": config.layer_decay,
+    }
     for p in config.wrappers:
-        scaled[f"wrapper '{p.name}'"] = registry.find("wrappers", p.name).facts.get("scales")
+        scaled[f"wrapper '{p.name}'"] = registry.find("wrappers", p.name).metadata.get("scales")
     by = next((name for name, value in scaled.items() if value), None)
-    if by and not registry.find("optimizers", config.optimizer.name).facts.get("linear", True):
+    if by and not registry.find("optimizers", config.optimizer.name).metadata.get("linear", True):
         raise UserError(
             f"optimizer '{config.optimizer.name}' averages its own steps, and {by} would scale them"
         )
@@ -142,19 +122,19 @@ def _rates(config: Config) -> None:
 def _skips(config: Config) -> None:
     """What skips a step makes its gradient NaN, and leaves the rest to the step."""
     for part in config.gradient.transforms:
-        skips = registry.find("gradients", part.name).facts.get("skips")
+        skips = registry.find("gradient_transforms", part.name).metadata.get("skips")
         if skips and not config.gradient.skip_nonfinite:
             raise UserError(f"gradient '{part.name}' needs config.gradient.skip_nonfinite=true")
 
 
 def _mixing(config: Config) -> None:
     """Mixed examples have two labels: nothing comes after them but what knows that."""
-    mixes = [registry.find("augmentations", p.name).facts.get("mixes") for p in config.augment]
+    mixes = [registry.find("augmentations", p.name).metadata.get("mixes") for p in config.augment]
     if True in mixes[:-1]:
         name = config.augment[mixes.index(True)].name
         raise UserError(f"augmentation '{name}' mixes examples: it is the last in config.augment")
-    knows = [registry.find("objectives", config.objective.name).facts.get("mixed")]
-    knows.append(each_of("objectives", config.objective) == "pixel")  # maps are pasted, not mixed
+    knows = [registry.find("objectives", config.objective.name).metadata.get("mixed")]
+    knows.append(unit_of("objectives", config.objective) == "pixel")  # maps are pasted, not mixed
     if True in mixes and not any(knows):
         raise UserError(
             f"augmentation '{config.augment[-1].name}' mixes examples, and objective "

@@ -9,9 +9,10 @@ from datetime import datetime
 from pathlib import Path
 
 import jaxdl
-from jaxdl import config as configs
+from jaxdl import config_file
 from jaxdl.cluster import allocator, hosts
 from jaxdl.cluster.signals import Interrupted, stop_signals
+from jaxdl.config import Config
 from jaxdl.errors import UserError, choices
 from jaxdl.override import override
 from jaxdl.registry import ROOMS
@@ -112,11 +113,11 @@ def _train_or_show(arguments: list[str]) -> int:
         return _list(options.list, options.imports)
     if not options.config:
         raise UserError("name a config: --config configs/efficientnet.py (or see --help)")
-    config = override(configs.load(options.config), overrides)
+    config = override(config_file.load(options.config), overrides)
     if options.imports:
-        config = configs.add_imports(config, options.imports)
+        config = config_file.add_imports(config, options.imports)
     if options.print_config:
-        print(configs.to_json(config), end="")
+        print(config_file.to_json(config), end="")
         return 0
     return _train(config, options)
 
@@ -129,26 +130,24 @@ def _new_workdir(spec: str) -> Path:
     return Path("runs") / name
 
 
-def _train(config: configs.Config, options: argparse.Namespace) -> int:
+def _train(config: Config, options: argparse.Namespace) -> int:
     with stop_signals(program=True), _among_others(config, options):
         return _run(config, options.workdir or _new_workdir(options.config))
 
 
-def _among_others(
-    config: configs.Config, options: argparse.Namespace
-) -> contextlib.AbstractContextManager:
+def _among_others(config: Config, options: argparse.Namespace) -> contextlib.AbstractContextManager:
     if not (options.distributed or options.coordinator):
         return contextlib.nullcontext()
     if options.workdir is None:
         raise UserError("several processes need one --workdir that all of them see")
     timeout = options.start_timeout
     place = hosts.find_place(options.coordinator, options.processes, options.process, timeout)
-    facts = {"jaxdl": jaxdl.__version__, "config": configs.to_dict(config)}
+    metadata = {"jaxdl": jaxdl.__version__, "config": config_file.to_dict(config)}
     # The watchdog says more than JAX does, so it has the first word.
-    return hosts.joined(place, facts, timeout=timeout, heartbeat=config.hang_after + 60)
+    return hosts.joined(place, metadata, timeout=timeout, heartbeat=config.watchdog_seconds + 60)
 
 
-def _run(config: configs.Config, workdir: Path) -> int:
+def _run(config: Config, workdir: Path) -> int:
     prepare_jax()
     from jaxdl import run
     from jaxdl.population.session import run as run_population

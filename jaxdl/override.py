@@ -2,10 +2,12 @@
 
 import dataclasses
 import re
+import typing
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from jaxdl.config import Config, Part, dataclass_of, from_dict, to_dict
+from jaxdl.config import Config, Part, dataclass_of
+from jaxdl.config_file import from_dict, to_dict
 from jaxdl.errors import UserError, choices
 from jaxdl.untrusted import parse
 
@@ -95,7 +97,7 @@ def _literal(text: str, annotation: Any) -> Any:
         value = parse({"None": "null", "True": "true", "False": "false"}.get(text, text))
     except ValueError:
         value = text
-    if isinstance(value, str) and annotation == tuple[Part, ...]:
+    if isinstance(value, str) and _is_tuple_of_parts(annotation):
         return _parts(value)
     if isinstance(value, str) and dataclass_of(annotation) is Part:
         return _parts(value)[0] if "(" in value else {"name": value, "args": {}}
@@ -103,6 +105,12 @@ def _literal(text: str, annotation: Any) -> Any:
         return _parts(value)[0]
     wants_text = annotation in (str, str | None)
     return text if wants_text and value is not None and not isinstance(value, str) else value
+
+
+def _is_tuple_of_parts(annotation: Any) -> bool:
+    if typing.get_origin(annotation) is not tuple:
+        return False
+    return dataclass_of(typing.get_args(annotation)[0]) is Part
 
 
 _CALL = re.compile(r"\w+\((\w+\s*=.*)?\)")

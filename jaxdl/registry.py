@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from jaxdl.config import Part, Steps, Varying
+from jaxdl.config import Of, Part, Steps, Varying, parts_of
 from jaxdl.errors import UserError, choices
 
 ROOMS = {
@@ -29,23 +29,23 @@ ROOMS = {
     "norms": "jaxdl.nn",
     "convs": "jaxdl.nn",
     "poolings": "jaxdl.nn",
-    "attentions": "jaxdl.nn",
+    "gates": "jaxdl.nn",
     "initializers": "jaxdl.nn",
     "dropouts": "jaxdl.nn",
     "objectives": "jaxdl.objectives",
     "regularizers": "jaxdl.objectives",
     "predictors": "jaxdl.objectives",
     "losses": "jaxdl.losses",
-    "map_losses": "jaxdl.losses",
+    "segmentation_losses": "jaxdl.losses",
     "embedding_losses": "jaxdl.losses",
     "metrics": "jaxdl.metrics",
     "augmentations": "jaxdl.augment",
     "optimizers": "jaxdl.optim",
     "wrappers": "jaxdl.optim",
-    "gradients": "jaxdl.optim",
+    "gradient_transforms": "jaxdl.optim",
     "schedules": "jaxdl.optim",
     "averages": "jaxdl.optim",
-    "takers": "jaxdl.train",
+    "gradient_methods": "jaxdl.train",
     "precisions": "jaxdl.train",
     "sinks": "jaxdl.rundir",
     "sources": "jaxdl.data",
@@ -54,19 +54,12 @@ ROOMS = {
 
 
 def singular(kind: str) -> str:
-    """One of a kind, in words: 'losses' -> 'loss', 'map_losses' -> 'map loss'."""
+    """One of a kind, in words: 'losses' -> 'loss', 'segmentation_losses' -> 'segmentation loss'."""
     stem = kind.removesuffix("es") if kind.endswith("sses") else kind.removesuffix("s")
     return stem.replace("_", " ")
 
 
 _entries: dict[str, dict[str, "Entry"]] = {kind: {} for kind in ROOMS}
-
-
-@dataclasses.dataclass(frozen=True)
-class Of:
-    """Marks a parameter whose value is itself a part: `Annotated[Callable, Of('losses')]`."""
-
-    kind: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +70,7 @@ class Entry:
     name: str
     build: Callable[..., Any]
     module: str
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
     """What is known of it besides: of a model, `image`, the input shape it was made for."""
 
     @property
@@ -111,14 +104,14 @@ def _unwrapped(build: Callable[..., Any]) -> Callable[..., Any]:
     return build.func if isinstance(build, functools.partial) else build
 
 
-def register(kind: str, name: str | None = None, **facts: Any) -> Callable[[Callable], Callable]:
+def register(kind: str, name: str | None = None, **metadata: Any) -> Callable[[Callable], Callable]:
     """Decorator: offer a builder under its own name, or under `name`, with what is known of it."""
     if kind not in ROOMS:
         raise ValueError(f"unknown kind '{kind}': {choices(kind, ROOMS)}")
 
     def add(build: Callable) -> Callable:
         function = _unwrapped(build)
-        entry = Entry(kind, name or function.__name__, build, function.__module__, facts)
+        entry = Entry(kind, name or function.__name__, build, function.__module__, metadata)
         known = _entries[kind].get(entry.name)
         if known and known.module != entry.module:
             raise ValueError(f"{kind} '{entry.name}' is in {known.module} and {entry.module}")
@@ -181,16 +174,59 @@ def bind(
     ]
     if missing:
         raise UserError(f"{where} needs the argument '{missing[0]}'")
+    args = {
+        key: _convert(value, parameters[key].annotation, f"{where}, argument '{key}'")
+        for key, value in part.args.items()
+    }
+    bound = functools.partial(entry.build, **args)
+    return in_steps(bound, to_steps) if to_steps else bound
+
+
+def in_steps(bound: functools.partial, to_steps: Callable[[int | str], int]) -> functools.partial:
+    """A bound builder whose durations, defaults included, are numbers of steps."""
     args = {}
-    for key, parameter in parameters.items():
-        is_duration = any(isinstance(m, Steps) for m in _marks(parameter.annotation))
-        if key in part.args:
-            args[key] = _convert(part.args[key], parameter.annotation, f"{where}, argument '{key}'")
-        elif is_duration and to_steps:
-            args[key] = parameter.default
-        if is_duration and to_steps and args.get(key) is not None:
-            args[key] = to_steps(args[key])
-    return functools.partial(entry.build, **args)
+    for name, parameter in inspect.signature(bound, eval_str=True).parameters.items():
+        value = parameter.default
+        if any(isinstance(m, Steps) for m in _marks(parameter.annotation)):
+            if value is not None and value is not parameter.empty:
+                args[name] = to_steps(value)
+        elif isinstance(value, functools.partial) and name in bound.keywords:
+            args[name] = in_steps(value, to_steps)
+    return functools.partial(bound, **args)
+
+
+class Parts:
+    """The parts of a config, each bound once, by their paths in it.
+
+    Args:
+        config: a Config, or a dataclass within one.
+
+    Raises:
+        UserError: for the first part that is unknown or is given what it does not take.
+    """
+
+    def __init__(self, config: Any):
+        self._bound = {path: bind(kind, part) for path, kind, part in parts_of(config)}
+
+    def one(
+        self, path: str, to_steps: Callable[[int | str], int] | None = None
+    ) -> functools.partial | None:
+        """The builder at a path, such as 'optimizer'; None where the config has none."""
+        bound = self._bound.get(path)
+        return in_steps(bound, to_steps) if bound is not None and to_steps else bound
+
+    def named(
+        self, path: str, to_steps: Callable[[int | str], int] | None = None
+    ) -> dict[str, functools.partial]:
+        """The builders in a dict or a tuple at a path, by key or position, in order."""
+        inside = [p for p in self._bound if p.startswith(f"{path}.")]
+        return {p.removeprefix(f"{path}."): self.one(p, to_steps) for p in inside}
+
+    def many(
+        self, path: str, to_steps: Callable[[int | str], int] | None = None
+    ) -> list[functools.partial]:
+        """The builders in a tuple at a path, in order."""
+        return list(self.named(path, to_steps).values())
 
 
 def _marks(annotation: Any) -> tuple[Any, ...]:
@@ -212,6 +248,10 @@ def _convert(value: Any, annotation: Any, where: str) -> Any:
         item = typing.get_args(annotation)[0]
         if any(isinstance(m, Of) for m in _marks(item)):
             return tuple(_convert(v, item, where) for v in value)
+    if typing.get_origin(annotation) is dict and isinstance(value, dict):
+        item = typing.get_args(annotation)[1]
+        if any(isinstance(m, Of) for m in _marks(item)):
+            return {k: _convert(v, item, f"{where}, '{k}'") for k, v in value.items()}
     if isinstance(value, Part):
         raise UserError(f"{where} takes a plain value, not the part '{value.name}'")
     if annotation is inspect.Parameter.empty:

@@ -9,12 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdl import registry, tree
+from jaxdl import tree
 from jaxdl.assemble import Plan, assemble
 from jaxdl.cluster import hosts
 from jaxdl.cluster.signals import Interrupted, Stop, Stopping, stop_signals
 from jaxdl.cluster.watchdog import watchdog
-from jaxdl.config import Config, summary
+from jaxdl.config import Config
+from jaxdl.config_file import summary
 from jaxdl.errors import UserError
 from jaxdl.perf.memory import explained, placed, ran_out
 from jaxdl.report import write_report
@@ -22,7 +23,7 @@ from jaxdl.rundir import directory
 from jaxdl.rundir.progress import Diverged, TrainLog
 from jaxdl.session import ROLLED_BACK, Session
 from jaxdl.train.evaluate import make_predict, predict_maps
-from jaxdl.train.loop import Hook, every, fit, in_turn, run_hooks
+from jaxdl.train.loop import Hook, every, fit, piecewise, run_hooks
 from jaxdl.train.state import TrainState
 from jaxdl.train.step import Step, compile_step
 
@@ -47,7 +48,7 @@ def run(config: Config, workdir: Path) -> dict[str, float]:
 def _run(config: Config, workdir: Path, stop: Stop) -> dict[str, float]:
     plan = assemble(config)
     changes = _claim(workdir, config)
-    manifest = directory.Manifest(workdir, **facts(plan, config))
+    manifest = directory.Manifest(workdir, **run_metadata(plan, config))
     with explained(config, plan), Session(config, plan, workdir, stop) as session:
         clock = time.perf_counter()
         try:
@@ -55,8 +56,8 @@ def _run(config: Config, workdir: Path, stop: Stop) -> dict[str, float]:
             _check_step(int(state.step))
             _introduce(session, state, changes)
             manifest.update(parameters=tree.count(state.params))
-            with watchdog(config.hang_after, hosts.name()) as stop.passing:
-                state, outcome = _persist(session, state, extra)
+            with watchdog(config.watchdog_seconds, hosts.name()) as stop.heartbeat:
+                state, outcome = _train_with_rollback(session, state, extra)
                 state = session.best(state)
                 conclude(session, state)
             unsaved = session.checkpoints.unsaved()
@@ -98,7 +99,7 @@ def _check_step(step: int) -> None:
         raise UserError(f"processes found checkpoints of different steps: {steps}")
 
 
-def _persist(
+def _train_with_rollback(
     session: Session, state: TrainState, extra: dict[str, Any]
 ) -> tuple[TrainState, dict[str, Any]]:
     """`train`, gone back to older weights where it diverges, as often as the config allows."""
@@ -106,7 +107,7 @@ def _persist(
         try:
             return train(session, state, extra)
         except Diverged as trouble:
-            older = session.way_back(trouble)
+            older = session.rollback_state(trouble)
             if older is None:
                 raise
             state, extra = older, {}
@@ -145,8 +146,8 @@ def train(
         steps = fit(state, step, batches)
         stop.begin()
         try:
-            for (state, metrics), turn in zip(steps, session.turns(begun), strict=True):
-                t = turn.stop
+            for (state, metrics), chunk in zip(steps, session.step_chunks(begun), strict=True):
+                t = chunk.stop
                 if run_hooks(hooks, t, state, metrics):
                     outcome["status"] = f"stopped early at step {t}"
                     break
@@ -155,8 +156,8 @@ def train(
         except Stopping:
             pass  # in the middle of an evaluation, which the next start makes up for
         except Diverged as trouble:
-            trouble.cause = session.cause(state, trouble.step - 1)
-            if not session.ways_back(trouble):
+            trouble.reason = session.first_nonfinite(state, trouble.step - 1)
+            if not session.rollback_candidates(trouble):
                 save(t, state)
             raise
         except UserError:
@@ -223,7 +224,7 @@ def _compiled(session: Session, state: TrainState) -> tuple[Step, float]:
     seconds = time.perf_counter() - clock
     if session.leads:
         print(f"compiled the step in {seconds:.1f} s", flush=True)
-    return in_turn(phases, (turn.start for turn in session.turns(begun))), seconds
+    return piecewise(phases, (chunk.start for chunk in session.step_chunks(begun))), seconds
 
 
 def conclude(session: Session, state: TrainState) -> None:
@@ -238,11 +239,11 @@ def conclude(session: Session, state: TrainState) -> None:
         values = session.evaluate(state, role, weights)
         if session.leads:
             print("final  " + "  ".join(f"{k} {v:.4f}" for k, v in values.items()), flush=True)
-    if plan.each == "example":
+    if plan.unit == "example":
         predictions = make_predict(plan.objective, plan.mesh)(*weights, session.whole(role))
         if session.leads:
             directory.save_predictions(session.workdir, plan.splits[role], role, predictions)
-    elif plan.each == "pixel":
+    elif plan.unit == "pixel":
         index = np.unique(np.linspace(0, len(plan.splits[role]) - 1, MAPS_KEPT).astype(int))
         maps = predict_maps(plan.objective, plan.mesh, *weights, plan.splits[role].examples(index))
         if session.leads:
@@ -251,11 +252,11 @@ def conclude(session: Session, state: TrainState) -> None:
                 np.savez_compressed(file, **maps, index=index, split=role)
 
 
-def facts(plan: Plan, config: Config) -> dict[str, Any]:
+def run_metadata(plan: Plan, config: Config) -> dict[str, Any]:
     """What the manifest knows before training."""
     train_split = plan.splits["train"]
     return {
-        "precision": str(registry.bind("precisions", config.precision, plan.to_steps)().dtype),
+        "precision": str(plan.parts.one("precision", plan.to_steps)().dtype),
         "seed": config.seed,
         "mesh": dict(plan.mesh.shape),
         "steps": plan.steps,

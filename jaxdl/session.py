@@ -10,25 +10,23 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdl import registry
 from jaxdl.assemble import GIB, Plan
 from jaxdl.cluster.signals import Stop
 from jaxdl.config import Config, Part
-from jaxdl.data.multistep import run_spec, train_runs
+from jaxdl.data.multistep import multistep_batches, multistep_spec
 from jaxdl.data.pipeline import evaluation_batches, train_batches, train_indices
 from jaxdl.data.prefetch import Batches
 from jaxdl.errors import UserError
 from jaxdl.hub.load import transfer
 from jaxdl.rundir.checkpoint import Checkpoints, Restored
-from jaxdl.rundir.journal import Journal
+from jaxdl.rundir.journal import MetricLog
 from jaxdl.rundir.progress import Diverged, TrainLog
-from jaxdl.train import stopping
+from jaxdl.train import nonfinite, stopping
 from jaxdl.train.evaluate import make_evaluate
-from jaxdl.train.loop import turns
-from jaxdl.train.nonfinite import culprit
+from jaxdl.train.loop import step_chunks
 from jaxdl.train.sharding import batch_sharding, batch_shards
 from jaxdl.train.state import TrainState, init_state, with_weights
-from jaxdl.train.step import Step, several
+from jaxdl.train.step import Step, multi_step
 from jaxdl.types import Batch, PyTree
 
 ROLLED_BACK = "train/rolled_back_to"
@@ -67,10 +65,10 @@ class Session:
         """The newest sound checkpoint, or else a fresh state; opens the journal at its step."""
         restored = restored_state(self.config, self.plan, self.checkpoints)
         restored = restored or Restored(first_state(self.config, self.plan), {})
-        self.journal = Journal(
+        self.journal = MetricLog(
             self.workdir,
             step=int(restored.state.step),
-            sinks=[registry.bind("sinks", p) for p in self.config.log.sinks],
+            sinks=self.plan.parts.many("log.sinks"),
             writes=self.leads,
         )
         return restored
@@ -110,20 +108,23 @@ class Session:
             "shows": self.leads,
         }
 
-    def turns(self, start: int) -> Iterator[range]:
+    def step_chunks(self, start: int) -> Iterator[range]:
         """Steps of each call of the program, from step `start` to the end of the run."""
         plan, config = self.plan, self.config
         due = [config.log.every, config.evaluation.every, config.checkpoint.every]
         due = [max(1, plan.to_steps(period)) for period in due] + [n for n, _ in plan.phases if n]
-        return turns(start, plan.steps, config.dispatch, due)
+        return step_chunks(start, plan.steps, config.steps_per_execution, due)
 
     def batches(self, start: int) -> Batches:
         """What the program is called with, from step `start` to the end of the run."""
         plan, config = self.plan, self.config
-        if config.dispatch == 1:
+        if config.steps_per_execution == 1:
             return training_batches(config, plan, start, plan.steps)
-        return train_runs(
-            **self._runs(), seed=config.seed, runs=self.turns(start), prefetch=config.data.prefetch
+        return multistep_batches(
+            **self._multistep(),
+            seed=config.seed,
+            runs=self.step_chunks(start),
+            prefetch=config.data.prefetch,
         )
 
     def program(self, step: Step) -> tuple[Callable[..., Any], PyTree]:
@@ -132,15 +133,15 @@ class Session:
         Raises:
             UserError: the examples are not in memory, and several steps need them on the device.
         """
-        if self.config.dispatch == 1:
+        if self.config.steps_per_execution == 1:
             return step, self.plan.batch_spec(self.config.data.batch_size)
-        return several(step), run_spec(**self._runs())
+        return multi_step(step), multistep_spec(**self._multistep())
 
-    def _runs(self) -> dict[str, Any]:
+    def _multistep(self) -> dict[str, Any]:
         return {
             "split": self.plan.splits["train"],
             "batch_size": self.config.data.batch_size,
-            "longest": self.config.dispatch,
+            "longest": self.config.steps_per_execution,
             "sharding": batch_sharding(self.plan.mesh),
         }
 
@@ -156,9 +157,9 @@ class Session:
         """
         weights = weights or self.weights(state)
         values = self._measure(weights, role)
-        if role == "validation" and self.config.evaluation.gap:
+        if role == "validation" and self.config.evaluation.generalization_gap:
             fitted = self._measure(weights, "train", len(self.plan.splits[role]))
-            values |= {f"fitted/{k.partition('/')[2]}": v for k, v in fitted.items()}
+            values |= {f"train_eval/{k.partition('/')[2]}": v for k, v in fitted.items()}
             values |= gaps(values)
         self.journal.write(int(state.step), values)
         return values
@@ -195,7 +196,7 @@ class Session:
         """What was measured so far."""
         return self.journal.lines
 
-    def ways_back(self, trouble: Diverged) -> list[int]:
+    def rollback_candidates(self, trouble: Diverged) -> list[int]:
         """Steps whose checkpoints `way_back` may take, ascending."""
         taken = self.journal.series(ROLLED_BACK)
         if len(taken) >= self.config.gradient.rollback:
@@ -206,7 +207,7 @@ class Session:
         period = max(1, self.plan.to_steps(self.config.checkpoint.every))
         return [s for s in self.checkpoints.steps() if s <= newest and s % period == 0]
 
-    def way_back(self, trouble: Diverged) -> TrainState | None:
+    def rollback_state(self, trouble: Diverged) -> TrainState | None:
         """The state to go on from after a trouble: older weights, at the step where it ended.
 
         They are those of the newest sound checkpoint from before it, so training goes on with the
@@ -217,7 +218,7 @@ class Session:
         whether there was one.
         """
         like = self.plan.abstract_state(self.config.seed)
-        for step in reversed(self.ways_back(trouble)):
+        for step in reversed(self.rollback_candidates(trouble)):
             try:
                 state = self.checkpoints.restore(step, like).state
             except UserError as error:
@@ -227,9 +228,9 @@ class Session:
             return state.replace(step=jax.device_put(np.int32(trouble.step), state.step.sharding))
         return None
 
-    def cause(self, state: TrainState, step: int) -> str | None:
+    def first_nonfinite(self, state: TrainState, step: int) -> str | None:
         """What was not finite when this state took its step number `step`, in words."""
-        return cause(self.config, self.plan, state, step)
+        return first_nonfinite(self.config, self.plan, state, step)
 
     def has_stopped(self) -> bool:
         """Whether early stopping has had enough."""
@@ -254,13 +255,16 @@ class Session:
 
 
 def gaps(values: dict[str, float]) -> dict[str, float]:
-    """'gap/metric': of the training examples less that of the validation split.
+    """'generalization_gap/metric': of the training examples less that of the validation split.
 
     Both are measured alike: without augmentation, without dropout. A gap far from 0 asks for more
     regularisation; none, where the training examples are not fitted either, for less.
     """
-    both = [k.removeprefix("fitted/") for k in values if k.startswith("fitted/")]
-    return {f"gap/{k}": values[f"fitted/{k}"] - values[f"validation/{k}"] for k in both}
+    both = [k.removeprefix("train_eval/") for k in values if k.startswith("train_eval/")]
+    return {
+        f"generalization_gap/{k}": values[f"train_eval/{k}"] - values[f"validation/{k}"]
+        for k in both
+    }
 
 
 def best_step(
@@ -323,11 +327,11 @@ def training_batches(config: Config, plan: Plan, start: int, stop: int) -> Batch
     )
 
 
-def cause(config: Config, plan: Plan, state: TrainState, step: int) -> str | None:
+def first_nonfinite(config: Config, plan: Plan, state: TrainState, step: int) -> str | None:
     """The first that is not finite when a state takes the step of a number; see `culprit`."""
     size = config.data.batch_size
     with contextlib.closing(training_batches(config, plan, step, step + 1)) as batches:
-        return culprit(
+        return nonfinite.first_nonfinite(
             plan.objective,
             plan.tx,
             state,
@@ -357,7 +361,7 @@ def final_state(config: Config, plan: Plan, workdir: Path) -> TrainState:
     """
     if not (workdir / "checkpoints").is_dir():
         raise UserError(f"'{workdir}' has no checkpoints")
-    history = Journal(workdir, step=plan.steps, writes=False).series(config.evaluation.monitor)
+    history = MetricLog(workdir, step=plan.steps, writes=False).series(config.evaluation.monitor)
     with Checkpoints(workdir / "checkpoints", writes=False) as checkpoints:
         step = best_step(config, checkpoints, history)
         if step is not None:

@@ -9,8 +9,8 @@ A batch is a dict of arrays that share their first axis:
     tokens  (b, t)        int32, 0 for padding
     source  (b, s)        int32, 0 for padding: what tokens translate
     mask    (b,)          float32, 1 for an example and 0 for padding; absent means all are examples
-    mixed_label, share (b,)  int32, float32 in [0, 1]: of a mixture of two examples, the other one's
-                          label, and the share that the first one's `label` has in it
+    mixed_label, lam (b,)  int32, float32 in [0, 1]: of a mixture of two examples, the other one's
+                        label, and the weight of the first one's `label` in it
 """
 
 from collections.abc import Callable, Mapping
@@ -32,7 +32,7 @@ Metrics = dict[str, tuple[Array, Array]]
 """Name to (sum, count); merging two is addition, the value is sum / count."""
 
 
-class Run(NamedTuple):
+class MultiStepBatch(NamedTuple):
     """Batches of several steps, as one argument of one program."""
 
     steps: Array

@@ -235,10 +235,10 @@ def loop_of(config: Any) -> Iterator[tuple[Callable[[int], None], Callable[[int]
         def turning() -> Iterator[None]:
             log = session.train_log(0, {}, lambda: batches.waited)
             hooks, _ = run._hooks(session, log)
-            step = phases([(0, program)], (turn.start for turn in session.turns(0)))
+            step = phases([(0, program)], (chunk.start for chunk in session.step_chunks(0)))
             steps = fit(begun, step, batches)
-            for (state, metrics), turn in zip(steps, session.turns(0), strict=True):
-                run_hooks(hooks, turn.stop, state, metrics)
+            for (state, metrics), chunk in zip(steps, session.step_chunks(0), strict=True):
+                run_hooks(hooks, chunk.stop, state, metrics)
                 session.stop.reached()
                 yield
 
@@ -250,7 +250,8 @@ def loop_of(config: Any) -> Iterator[tuple[Callable[[int], None], Callable[[int]
 
 def endless(name: str, **fields: Any) -> Any:
     """A shipped config that logs every 100 steps, and neither evaluates nor saves meanwhile."""
-    from jaxdl.config import Checkpoint, Evaluation, Log, load
+    from jaxdl.config import Checkpoint, Evaluation, Log
+    from jaxdl.config_file import load
 
     never = {"evaluation": Evaluation(every=10**6), "checkpoint": Checkpoint(every=10**6)}
     config = load(str(ROOT / f"configs/{name}.py"))

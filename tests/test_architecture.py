@@ -8,7 +8,18 @@ from conftest import ROOT
 
 # A room may import rooms of earlier rows and itself; rooms of one row are blind to each other.
 ROWS = [
-    ["errors", "types", "untrusted", "tree", "config", "override", "registry"],
+    [
+        "errors",
+        "types",
+        "untrusted",
+        "tree",
+        "config",
+        "config_file",
+        "durations",
+        "aliases",
+        "override",
+        "registry",
+    ],
     ["cluster"],
     ["nn", "losses", "metrics", "augment", "data"],
     ["models", "optim"],

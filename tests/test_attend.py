@@ -18,7 +18,7 @@ def drawn(*shapes):
 
 
 def applied(name, kernels, x, **args):
-    layer = registry.bind("attentions", Part(name, args))(None)
+    layer = registry.bind("gates", Part(name, args))(None)
     params = layer.init(jax.random.key(0), jnp.asarray(x, jnp.float32))["params"]
     shapes = {n: leaf.shape for n, leaf in tree.flatten(params).items()}
     assert shapes == {n: np.shape(k) for n, k in kernels.items()}
@@ -64,7 +64,7 @@ def test_eca_weighs_the_means_of_neighbours():
 @pytest.mark.parametrize(("channels", "size"), [(16, 3), (64, 3), (128, 5), (512, 5), (2048, 7)])
 def test_eca_hears_more_neighbours_among_more_channels(channels, size):
     # (log2 c + 1) / 2 = 2.5, 3.5, 4, 5, 6, made whole and odd; the authors' table has the same.
-    layer = registry.bind("attentions", Part("eca"))(None)
+    layer = registry.bind("gates", Part("eca"))(None)
     x = jax.ShapeDtypeStruct((1, 2, 2, channels), jnp.float32)
     params = jax.eval_shape(layer.init, jax.random.key(0), x)["params"]
     assert params["neighbours"]["kernel"].shape == (1, size, 1, 1)
@@ -99,14 +99,14 @@ def test_cbam_is_channel_then_spatial():
     np.testing.assert_allclose(ours, by_hand, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [e.name for e in registry.entries("attentions")])
+@pytest.mark.parametrize("name", [e.name for e in registry.entries("gates")])
 def test_every_attention_fits_a_resnet(name):
-    model = models.create("resnet18", 10, width=8, attention=name)
+    model = models.create("resnet18", 10, width=8, gate=name)
     image = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), image)
     assert variables["params"]["backbone"]["stage4_block2"]["attention"]
     assert jax.eval_shape(model.apply, variables, image).shape == (2, 10)
-    layer = registry.bind("attentions", Part(name))(None)
+    layer = registry.bind("gates", Part(name))(None)
     half = jax.ShapeDtypeStruct((2, 8, 8, 16), jnp.bfloat16)
     params = jax.tree.map(
         lambda p: jax.ShapeDtypeStruct(p.shape, jnp.bfloat16),

@@ -44,7 +44,7 @@ def batch_of(b=16, h=8, w=6, c=3, dtype=np.uint8):
 def test_shape_and_other_keys_are_kept(name, dtype, channels):
     batch = batch_of(dtype=dtype, c=channels)
     transform = quick(bound(name))
-    if dtype != np.uint8 and registry.find("augmentations", name).facts.get("pixels") == "uint8":
+    if dtype != np.uint8 and registry.find("augmentations", name).metadata.get("pixels") == "uint8":
         with pytest.raises(UserError, match=f"'{name}' is defined on bytes"):
             transform(KEY, batch)
         return
@@ -259,7 +259,7 @@ def test_a_choice_between_mixed_and_whole_examples():
     batch = batch_of(b=400)
     part_ = part("sometimes", augmentation=part("mixup", per="example"), probability=0.25)
     out = jax.jit(registry.bind("augmentations", part_))(KEY, batch)
-    whole = np.asarray(out["share"]) == 1
+    whole = np.asarray(out["lam"]) == 1
     assert 0.7 < whole.mean() < 0.85
     np.testing.assert_array_equal(out["mixed_label"][whole], batch["label"][whole])
     np.testing.assert_array_equal(out["image"][whole], batch["image"][whole])

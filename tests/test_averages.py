@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxdl import registry
-from jaxdl.config import part, to_steps
+from jaxdl.config import part
+from jaxdl.durations import to_steps
 from jaxdl.errors import UserError
 from jaxdl.optim.averages import ema, swa
 

@@ -14,7 +14,7 @@ from jaxdl.errors import UserError
 from jaxdl.objectives.base import Model
 from jaxdl.objectives.center import center_loss
 from jaxdl.objectives.supervised import supervised
-from jaxdl.train.gradients import accumulate
+from jaxdl.train.gradients import accumulate_grads
 from jaxdl.types import Aux, Objective, mask_of
 
 KEY = jax.random.key(0)
@@ -99,12 +99,12 @@ def test_mixtures_have_no_centre():
     goal = center_loss(plain())
     loss = jax.jit(goal.loss)
     params, variables = goal.init(KEY, BATCH)
-    mixed = {**BATCH, "mixed_label": BATCH["label"], "share": jnp.asarray([1.0, 0.4, 1.0, 1.0])}
+    mixed = {**BATCH, "mixed_label": BATCH["label"], "lam": jnp.asarray([1.0, 0.4, 1.0, 1.0])}
     value, aux = loss(params, variables, mixed, KEY)
     # The second example is out: halves of squares 4/2 and 4/2 are left.
     np.testing.assert_allclose(value, 3 + 0.003 * 2, rtol=1e-6)
     np.testing.assert_allclose(aux.variables["centers"][0], 0.5 * X[0] / 2, rtol=1e-6)
-    none = {**mixed, "share": jnp.full(4, 0.4)}
+    none = {**mixed, "lam": jnp.full(4, 0.4)}
     value, aux = loss(params, variables, none, KEY)
     assert value == 3 and aux.metrics["center_loss"] == (0, 0)
 
@@ -181,7 +181,7 @@ def test_eight_devices_give_what_one_gives():
 def test_micro_batches_move_the_centres_one_after_the_other():
     goal, batch = small(0.1)
     params, variables = initial(goal.init, KEY, batch)
-    (loss, aux), _ = jax.jit(accumulate(2)(goal.loss))(params, variables, batch, KEY)
+    (loss, aux), _ = jax.jit(accumulate_grads(2)(goal.loss))(params, variables, batch, KEY)
     losses = []
     for part_ in (np.s_[0::2], np.s_[1::2]):
         half = {k: v[part_] for k, v in batch.items()}

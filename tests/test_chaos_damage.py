@@ -25,7 +25,7 @@ def flip_in_the_largest(rng, folder):
 def test_the_experiment_would_notice(tmp_path, monkeypatch):
     """Without what guards them, flipped bits are restored as if nothing was."""
     expected = saved(tmp_path / "source", integrity.READ_BELOW)
-    monkeypatch.setattr(integrity, "harmed", lambda folder, sealed: [])
+    monkeypatch.setattr(integrity, "verify", lambda folder, manifest: [])
     monkeypatch.setattr("jaxdl.rundir.checkpoint.digests", lambda state: {})
     rng = np.random.default_rng(0)
     copy = tmp_path / "copy"

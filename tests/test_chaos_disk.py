@@ -15,7 +15,7 @@ from jaxdl.errors import UserError
 from jaxdl.run import run
 from jaxdl.rundir import integrity
 from jaxdl.rundir import journal as journals
-from jaxdl.rundir.journal import Journal
+from jaxdl.rundir.journal import MetricLog
 from jaxdl.rundir.sinks import csv_file, tensorboard
 
 FULL = OSError(28, "No space left on device")
@@ -46,7 +46,7 @@ def test_numbers_wait_until_there_is_room(tmp_path, monkeypatch, budget):
     ]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        journal = Journal(tmp_path, sinks=[csv_file, tensorboard])
+        journal = MetricLog(tmp_path, sinks=[csv_file, tensorboard])
         for i, line in enumerate(expected):
             if i == 10:
                 limit = disk.bytes_a_file(tmp_path, budget)
@@ -70,7 +70,7 @@ def test_numbers_wait_until_there_is_room(tmp_path, monkeypatch, budget):
 
 def test_what_stays_unwritten_is_said_at_the_end(tmp_path):
     with pytest.warns(UserWarning) as caught:
-        journal = Journal(tmp_path)
+        journal = MetricLog(tmp_path)
         with disk.bytes_a_file(tmp_path, 0):
             journal.write(1, {"train/loss": 0.5})
             journal.close()

@@ -83,7 +83,7 @@ def test_a_long_message_loses_its_middle(capsys):
 
 def test_a_place_inside_a_plain_dict_can_be_set(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
-    rates = ["--config", "configs/cnn.py", "--config.rates.head=0.1", "--print-config"]
+    rates = ["--config", "configs/cnn.py", "--config.lr_multipliers.head=0.1", "--print-config"]
     assert main([*rates, "--config.optimizer.args.eps=1e-6"]) == 0
     shown = json.loads(capsys.readouterr().out)
     inside = ["--config.model.widths=[8]", "--config.model.widths.0.x=1"]

@@ -40,7 +40,7 @@ def test_a_hang_shows_all_threads_and_ends_the_program():
     run = program("1", "3", "hang")
     out, error = run.communicate(timeout=60)
     assert (run.returncode, out) == (74, "done\n")
-    assert error.startswith("error: nothing has moved for 1 s (config.hang_after)")
+    assert error.startswith("error: nothing has moved for 1 s (config.watchdog_seconds)")
     assert "process 1" in error and "reads_nothing_any_more" in error
     assert error.count("most recent call first") >= 3  # the main thread, the reader, the watchdog
 
@@ -60,13 +60,13 @@ def test_a_program_that_was_stopped_and_continued_does_not_hang():
 
 
 def test_a_reader_that_is_blocked_ends_the_run_and_the_next_start_goes_on(tmp_path):
-    outcome = chaos.blocked_reader(tmp_path, hang_after=10)
+    outcome = chaos.blocked_reader(tmp_path, watchdog_seconds=10)
     (said,) = outcome.said
     assert outcome.statuses == (74,), said
     assert "wait_for_a_file_system_that_is_away" in said and "jaxdl/train/loop.py" in said
 
 
 def test_a_process_waits_for_one_that_was_stopped_no_longer_than_it_may(tmp_path):
-    outcome = chaos.silenced(tmp_path, 1, signal.SIGSTOP, hang_after=20)
+    outcome = chaos.silenced(tmp_path, 1, signal.SIGSTOP, watchdog_seconds=20)
     assert outcome.statuses == (74,) and "nothing has moved for 20 s" in outcome.said[0]
     assert "fetch" in outcome.said[0] or "train/loop.py" in outcome.said[0]  # where it waits

@@ -14,7 +14,8 @@ from chaos.numbers import SETTINGS, Trial
 
 from jaxdl import registry
 from jaxdl.assemble import assemble
-from jaxdl.config import Checkpoint, Config, Data, Gradient, Log, part, to_json
+from jaxdl.config import Checkpoint, Config, Data, Gradient, Log, part
+from jaxdl.config_file import to_json
 from jaxdl.data.pipeline import train_indices
 from jaxdl.errors import UserError
 from jaxdl.main import main

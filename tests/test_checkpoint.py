@@ -20,7 +20,7 @@ from jaxdl.rundir import integrity
 from jaxdl.rundir.checkpoint import Checkpoints
 from jaxdl.rundir.digest import digests
 from jaxdl.train.sharding import batch_sharding
-from jaxdl.train.state import Keeps, abstract_state, init_state
+from jaxdl.train.state import StateSpec, abstract_state, init_state
 from jaxdl.train.step import compile_step, make_step
 
 SPEC = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in next(batches(1)).items()}
@@ -29,7 +29,7 @@ KEY = jax.random.key(0)
 
 
 def trained(mesh, steps=2):
-    state = init_state(GOAL, TX, KEY, SPEC, mesh, Keeps(average=True))
+    state = init_state(GOAL, TX, KEY, SPEC, mesh, StateSpec(average=True))
     step = compile_step(make_step(GOAL, TX, average=ema(decay=0.9)), state)
     for batch in batches(steps):
         state, _ = step(state, jax.device_put(batch, batch_sharding(mesh)))
@@ -37,7 +37,7 @@ def trained(mesh, steps=2):
 
 
 def like(mesh):
-    return abstract_state(GOAL, TX, KEY, SPEC, mesh, Keeps(average=True))
+    return abstract_state(GOAL, TX, KEY, SPEC, mesh, StateSpec(average=True))
 
 
 def raw(x):
@@ -197,14 +197,14 @@ def test_the_index_names_the_file_of_a_leaf(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"extra": {"window": {"loss": [0.75, 3.0]}}}, "seal.json is not what was saved"),
-        ({"metric": 0.75}, "seal.json is not what was saved"),
-        ({"digest": None}, "seal.json is not what was saved"),
+        ({"extra": {"window": {"loss": [0.75, 3.0]}}}, "integrity.json is not what was saved"),
+        ({"metric": 0.75}, "integrity.json is not what was saved"),
+        ({"digest": None}, "integrity.json is not what was saved"),
     ],
 )
 def test_a_seal_guards_what_it_says(tmp_path, change, said):
     saved_twice(tmp_path)
-    file = tmp_path / "2" / "seal.json"
+    file = tmp_path / "2" / "integrity.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     assert f"checkpoint {tmp_path}/2 is damaged: {said}" in told(tmp_path)
 
@@ -213,9 +213,9 @@ def test_another_checkpoint_in_its_place_is_told(tmp_path):
     saved_twice(tmp_path)
     shutil.rmtree(tmp_path / "2")
     shutil.copytree(tmp_path / "1", tmp_path / "2")
-    assert "seal.json is of step 1" in told(tmp_path)
-    (tmp_path / "2" / "seal.json").unlink()
-    assert "seal.json is missing" in told(tmp_path)
+    assert "integrity.json is of step 1" in told(tmp_path)
+    (tmp_path / "2" / "integrity.json").unlink()
+    assert "integrity.json is missing" in told(tmp_path)
 
 
 def refuse(*_):

@@ -176,7 +176,9 @@ def linear(num_classes, /):
 
 def digests(workdir):
     newest = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
-    return newest, json.loads((workdir / f"checkpoints/{newest}/seal.json").read_text())["digests"]
+    return newest, json.loads((workdir / f"checkpoints/{newest}/integrity.json").read_text())[
+        "digests"
+    ]
 
 
 def metrics(workdir):

@@ -81,7 +81,7 @@ CONFIGS = st.builds(
     gradient=st.builds(
         Gradient,
         accumulate=st.sampled_from([1, 2, 4]),
-        transforms=some("gradients", 2),
+        transforms=some("gradient_transforms", 2),
         remat=st.sampled_from([None, "blocks", "products"]),
     ),
     augment=some("augmentations", 2)

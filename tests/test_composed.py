@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from zoo import initial, quick
 
-from jaxdl import config as configs
-from jaxdl import models, registry, tree
+from jaxdl import config_file, models, registry, tree
 from jaxdl.errors import UserError
 from jaxdl.main import main
 from jaxdl.objectives.base import Model
@@ -68,7 +67,7 @@ def test_through_the_shell(capsys):
     table = stages(("bottleneck", 16, 1, 2, {"attention": {"name": "cbam", "args": {}}}))
     command = ["--config", "configs/cnn.py", "--config.model=composed", "--print-config"]
     assert main([*command, f"--config.model.stages={json.dumps(table)}"]) == 0
-    config = configs.from_json(capsys.readouterr().out)
+    config = config_file.from_json(capsys.readouterr().out)
     model = registry.bind("models", config.model)(10)
     names = tree.flatten(jax.eval_shape(model.init, jax.random.key(0), IMAGE)["params"])
     assert any("attention" in n for n in names)

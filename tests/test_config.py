@@ -7,8 +7,10 @@ import sys
 import pytest
 from conftest import ROOT
 
-from jaxdl import config as configs
-from jaxdl.config import Config, EarlyStopping, Part, from_json, load, part, to_json, to_steps
+from jaxdl import config_file
+from jaxdl.config import Config, EarlyStopping, Part, part
+from jaxdl.config_file import from_json, load, to_json
+from jaxdl.durations import to_steps
 from jaxdl.errors import UserError
 from jaxdl.override import override
 
@@ -194,14 +196,22 @@ def test_an_argument_where_none_is_taken(tmp_path):
 
 
 def test_reading_a_config_does_not_import_jax():
-    code = "import sys; from jaxdl.config import load; load('configs/efficientnet.py'); "
+    code = "import sys; from jaxdl.config_file import load; load('configs/efficientnet.py'); "
     code += "import jaxdl.override; assert not {'jax', 'flax', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_summary_mentions_every_field_that_is_set():
-    shown = {line.split()[0] for line in configs.summary(Config()).splitlines()}
+    shown = {line.split()[0] for line in config_file.summary(Config()).splitlines()}
     unset = {"initializer", "dropout", "freeze_norms", "init_from", "regularizers", "wrappers"}
-    unset |= {"freeze", "rates", "layer_decay", "augment", "average", "early_stopping", "imports"}
+    unset |= {
+        "freeze",
+        "lr_multipliers",
+        "layer_decay",
+        "augment",
+        "average",
+        "early_stopping",
+        "imports",
+    }
     unset |= {"population"}
     assert shown == {field.name for field in dataclasses.fields(Config)} - unset

@@ -10,13 +10,13 @@ import pytest
 from jaxdl.assemble import assemble
 from jaxdl.config import Checkpoint, Config, Data, Evaluation, Gradient, Log, part
 from jaxdl.data import open_split, train_batches
-from jaxdl.data.multistep import run_spec, train_runs
+from jaxdl.data.multistep import multistep_batches, multistep_spec
 from jaxdl.errors import UserError
 from jaxdl.run import run
 from jaxdl.session import first_state
-from jaxdl.train.loop import turns
+from jaxdl.train.loop import step_chunks
 from jaxdl.train.sharding import batch_sharding, make_mesh
-from jaxdl.train.step import several
+from jaxdl.train.step import multi_step
 
 CONFIG = Config(
     data=Data(source=part("fake", size=(8, 8, 3), examples=96), batch_size=16),
@@ -28,15 +28,15 @@ CONFIG = Config(
     evaluation=Evaluation(every=10),
     checkpoint=Checkpoint(every=9),
     log=Log(every=4, sinks=()),
-    dispatch=7,
+    steps_per_execution=7,
 )
 
 
 def test_turns_end_where_something_is_due():
-    assert [tuple(r) for r in turns(3, 12, 4, [5])] == [(3, 4), (5, 6, 7, 8), (9,), (10, 11)]
-    assert [len(r) for r in turns(0, 10, 100, [4, 6])] == [4, 2, 2, 2]
-    assert [len(r) for r in turns(0, 5, 1)] == [1] * 5
-    assert list(turns(4, 4, 3)) == []
+    assert [tuple(r) for r in step_chunks(3, 12, 4, [5])] == [(3, 4), (5, 6, 7, 8), (9,), (10, 11)]
+    assert [len(r) for r in step_chunks(0, 10, 100, [4, 6])] == [4, 2, 2, 2]
+    assert [len(r) for r in step_chunks(0, 5, 1)] == [1] * 5
+    assert list(step_chunks(4, 4, 3)) == []
 
 
 def test_the_batches_are_those_of_single_steps():
@@ -46,7 +46,7 @@ def test_the_batches_are_those_of_single_steps():
     options = {"batch_size": 8, "seed": 3, "sharding": sharding}
     single = [b["label"] for b in train_batches(split, start=2, stop=13, **options)]
     made = []
-    for r in train_runs(split, runs=turns(2, 13, 4, [5]), longest=4, **options):
+    for r in multistep_batches(split, runs=step_chunks(2, 13, 4, [5]), longest=4, **options):
         made += [np.asarray(r.batch(i)["label"]) for i in range(int(r.steps))]
     np.testing.assert_array_equal(made, single)
 
@@ -58,17 +58,17 @@ def metrics_of(workdir):
 
 
 def test_a_run_says_the_same_and_goes_on_where_it_was_stopped(tmp_path):
-    run(dataclasses.replace(CONFIG, dispatch=1), tmp_path / "single")
+    run(dataclasses.replace(CONFIG, steps_per_execution=1), tmp_path / "single")
     run(CONFIG, tmp_path / "several")
-    single, several = metrics_of(tmp_path / "single"), metrics_of(tmp_path / "several")
-    assert [line["step"] for line in several] == [line["step"] for line in single]
-    for a, b in zip(single, several, strict=True):
+    single, multi_step = metrics_of(tmp_path / "single"), metrics_of(tmp_path / "several")
+    assert [line["step"] for line in multi_step] == [line["step"] for line in single]
+    for a, b in zip(single, multi_step, strict=True):
         assert a.keys() == b.keys()
         np.testing.assert_allclose(list(b.values()), list(a.values()), rtol=1e-5)
     run(dataclasses.replace(CONFIG, duration=12), tmp_path / "resumed")
     run(CONFIG, tmp_path / "resumed")
     resumed = metrics_of(tmp_path / "resumed")
-    assert resumed[-1] == several[-1]
+    assert resumed[-1] == multi_step[-1]
 
 
 def test_skipped_steps_are_counted_in_a_run(tmp_path):
@@ -78,10 +78,10 @@ def test_skipped_steps_are_counted_in_a_run(tmp_path):
     plan = assemble(poisoned)
     state = first_state(poisoned, plan)
     sharding = batch_sharding(plan.mesh)
-    (one,) = train_runs(
+    (one,) = multistep_batches(
         plan.splits["train"], batch_size=16, seed=0, runs=[range(6)], longest=6, sharding=sharding
     )
-    state, metrics = jax.jit(several(plan.step))(state, one)
+    state, metrics = jax.jit(multi_step(plan.step))(state, one)
     assert int(state.step) == 6
     skipped, count = metrics["skipped"]
     assert count == 6
@@ -93,6 +93,6 @@ def test_examples_that_are_not_in_memory_are_refused():
     streamed = dataclasses.replace(plan.splits["train"], arrays=None)
     asked = {"batch_size": 16, "longest": 4, "sharding": batch_sharding(plan.mesh)}
     with pytest.raises(UserError, match="is not in memory, and several steps in one program"):
-        run_spec(streamed, **asked)
+        multistep_spec(streamed, **asked)
     with pytest.raises(UserError, match="is not in memory"):
-        train_runs(streamed, runs=[], seed=0, **asked)
+        multistep_batches(streamed, runs=[], seed=0, **asked)

@@ -22,7 +22,7 @@ from jaxdl.losses.triplet import triplet
 from jaxdl.objectives.base import Model
 from jaxdl.objectives.embedding import embedding, embedding_loss, nearest_neighbour
 from jaxdl.objectives.supervised import supervised
-from jaxdl.train.gradients import accumulate
+from jaxdl.train.gradients import accumulate_grads
 
 KEY = jax.random.key(0)
 RANDOM = np.random.default_rng(3)
@@ -277,7 +277,7 @@ def test_the_objective_is_the_mean_of_its_loss():
     assert aux.metrics["nearest_neighbour"][1] == 5
     assert np.all(slope["head"] == 0) and np.any(slope["backbone"] != 0)
     # Examples that are mixtures count for nothing: as if they were padding.
-    mixed = {**BATCH, "share": jnp.asarray([1, 0.3, 1, 1, 1, 0, 1, 1.0]), "mixed_label": 0 * LABEL}
+    mixed = {**BATCH, "lam": jnp.asarray([1, 0.3, 1, 1, 1, 0, 1, 1.0]), "mixed_label": 0 * LABEL}
     masked = {**BATCH, "mask": BATCH["mask"] * jnp.asarray([1.0, 0, 1, 1, 1, 0, 1, 1])}
     assert taken(PARAMS, {}, mixed, KEY)[0][0] == taken(PARAMS, {}, masked, KEY)[0][0] != loss
 
@@ -309,7 +309,7 @@ def test_the_penalty_is_added_to_any_objective():
 
 def test_pairs_are_made_within_a_micro_batch():
     goal = embedding(model(), loss=info_nce)
-    (loss, _), _ = jax.jit(accumulate(2)(goal.loss))(PARAMS, {}, BATCH, KEY)
+    (loss, _), _ = jax.jit(accumulate_grads(2)(goal.loss))(PARAMS, {}, BATCH, KEY)
     x, halves = features_of(BATCH), [np.s_[0::2], np.s_[1::2]]
     parts = [run(info_nce, x[h], LABEL[h], WEIGHT[h]).sum() for h in halves]
     np.testing.assert_allclose(loss, sum(parts) / 7, rtol=1e-5)

@@ -20,7 +20,7 @@ from jaxdl.types import VOID, Objective
 CLASSES = 7
 ENTRIES = registry.entries("metrics")
 # Those that read a label an example, and not tokens or maps, and that add up.
-OF_LABELS = [e for e in ENTRIES if not {"each", "merge"} & e.facts.keys()]
+OF_LABELS = [e for e in ENTRIES if not {"unit", "merge"} & e.metadata.keys()]
 PARTS = {
     "accuracy": part("accuracy"),
     "top_3": part("top_k", k=3),
@@ -97,16 +97,16 @@ def test_padding_counts_for_nothing_even_where_it_is_nan(entry):
     assert np.sum(count) == 6
 
 
-def of_kind(each, n):
+def of_kind(unit, n):
     """A split for the metrics of one kind: what a network gave, and what is true."""
     rng = np.random.default_rng(n)
     of_class = lambda *shape: rng.integers(0, CLASSES, shape).astype(np.int32)
     logits = lambda *shape: rng.normal(size=(*shape, CLASSES)).astype(np.float32)
-    if each == "pixel":
+    if unit == "pixel":
         label = of_class(n, 3, 4)
         label[rng.random(label.shape) < 0.2] = VOID
         return {"logits": logits(n, 3, 4), "label": label}
-    if each == "token":
+    if unit == "token":
         return {"logits": logits(n, 9), "tokens": of_class(n, 9), "generated": of_class(n, 9)}
     features = rng.normal(size=(n, 5)).astype(np.float32)
     return {"logits": logits(n), "label": of_class(n), "features": features}
@@ -130,11 +130,13 @@ def at_random(split, size, seed):
 
 
 @pytest.mark.parametrize("devices", [1, 8])
-@pytest.mark.parametrize("each", ["example", "pixel", "token"])
-def test_any_batches_and_any_padding_give_one_value(each, devices):
-    split, mesh = of_kind(each, 29), mesh_of(devices)
-    entries = [e for e in ENTRIES if e.facts.get("each", "example") == each]
-    metrics = {e.name: metric_of(registry.bind("metrics", part(e.name)), e.facts) for e in entries}
+@pytest.mark.parametrize("unit", ["example", "pixel", "token"])
+def test_any_batches_and_any_padding_give_one_value(unit, devices):
+    split, mesh = of_kind(unit, 29), mesh_of(devices)
+    entries = [e for e in ENTRIES if e.metadata.get("unit", "example") == unit]
+    metrics = {
+        e.name: metric_of(registry.bind("metrics", part(e.name)), e.metadata) for e in entries
+    }
     as_they_are = GOAL._replace(predict=lambda params, variables, batch: dict(batch))
     evaluate = make_evaluate(as_they_are, metrics, mesh)
     place = lambda batch: jax.device_put(batch, batch_sharding(mesh))
@@ -155,8 +157,8 @@ def test_without_any_example_there_is_no_value():
     found = make_evaluate(GOAL, metrics, mesh_of(1))(jnp.ones(()), {}, [])
     assert list(found) == list(PARTS) and np.isnan(list(found.values())).all()
     for entry in OF_LABELS:
-        value = metric_of(registry.bind("metrics", part(entry.name)), entry.facts).value
-        nothing = np.zeros((CLASSES, CLASSES)) if entry.facts else np.zeros(())
+        value = metric_of(registry.bind("metrics", part(entry.name)), entry.metadata).value
+        nothing = np.zeros((CLASSES, CLASSES)) if entry.metadata else np.zeros(())
         assert np.isnan(value(nothing, np.zeros(CLASSES))).all(), entry.name
 
 
@@ -164,14 +166,16 @@ def test_arguments_that_the_value_takes_reach_it():
     matrix = np.array([[3.0, 1.0], [0.0, 4.0]])
     for average, expected in [("macro", (1 + 4 / 5) / 2), ("micro", 7 / 8)]:
         bound = registry.bind("metrics", part("precision", average=average))
-        metric = metric_of(bound, registry.find("metrics", "precision").facts)
+        metric = metric_of(bound, registry.find("metrics", "precision").metadata)
         assert metric.value(matrix, np.float64(8)) == expected
 
 
-@pytest.mark.parametrize("entry", [e for e in ENTRIES if "value" in e.facts], ids=lambda e: e.name)
+@pytest.mark.parametrize(
+    "entry", [e for e in ENTRIES if "value" in e.metadata], ids=lambda e: e.name
+)
 def test_a_metric_and_its_value_agree_on_defaults(entry):
     defaults = {n: p.default for n, p in entry.arguments().items()}
-    for name, parameter in inspect.signature(entry.facts["value"]).parameters.items():
+    for name, parameter in inspect.signature(entry.metadata["value"]).parameters.items():
         if parameter.default is not parameter.empty:
             assert parameter.default == defaults[name]
 

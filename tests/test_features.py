@@ -50,9 +50,9 @@ def test_every_test_it_names_exists():
 @pytest.mark.parametrize(
     "kind",
     [
-        "optimizers", "wrappers", "schedules", "gradients", "averages", "takers", "precisions",
-        "dropouts", "regularizers", "losses", "map_losses", "embedding_losses",
-        "metrics", "augmentations", "predictors",
+        "optimizers", "wrappers", "schedules", "gradient_transforms", "averages",
+        "gradient_methods", "precisions", "dropouts", "regularizers", "losses",
+        "segmentation_losses", "embedding_losses", "metrics", "augmentations", "predictors",
     ],
 )  # fmt: skip
 def test_everything_registered_is_in_it(kind):

@@ -172,9 +172,9 @@ def test_what_is_known_by_heart_is_written_and_measured(devices, beams):
     mesh = Mesh(shape, AXES, axis_types=(AxisType.Auto,) * 4)
     writing = registry.bind("predictors", part("generate", beams=beams))(KNOWS)
     metrics = {
-        e.name: metric_of(registry.bind("metrics", part(e.name)), e.facts)
+        e.name: metric_of(registry.bind("metrics", part(e.name)), e.metadata)
         for e in registry.entries("metrics")
-        if e.facts.get("each") == "token"
+        if e.metadata.get("unit") == "token"
     }
     same = lambda outputs, batch: {"same": (outputs["generated"] == batch["tokens"]).all(1)}
     metrics["same"] = metrics["bleu"]._replace(sums=same, value=lambda rows: rows["same"])

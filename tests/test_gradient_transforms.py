@@ -204,7 +204,7 @@ def test_noise_depends_on_its_seed_and_adds_to_the_gradient():
 # Battery over the registry
 
 
-ENTRIES = registry.entries("gradients")
+ENTRIES = registry.entries("gradient_transforms")
 every = pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: e.name)
 
 
@@ -303,14 +303,14 @@ def test_frozen_leaves_are_no_trouble():
 )
 def test_mistakes_are_named(name, args, message):
     with pytest.raises(UserError, match=message):
-        registry.bind("gradients", part(name, **args))()
+        registry.bind("gradient_transforms", part(name, **args))()
 
 
 @pytest.mark.parametrize(
     ("name", "args"), [("adaptive_clip", {"exclude": "haed/.*"}), ("centralize", {"leaves": "w"})]
 )
 def test_a_pattern_that_matches_nothing_is_named(name, args):
-    tx = registry.bind("gradients", part(name, **args))()
+    tx = registry.bind("gradient_transforms", part(name, **args))()
     with pytest.raises(UserError, match="matches no parameter"):
         once(tx)
 

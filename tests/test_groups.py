@@ -35,8 +35,8 @@ def test_frozen_leaves_neither_move_nor_decay_nor_take_memory():
 
 
 def test_rates_multiply_the_learning_rate_and_the_first_match_holds():
-    rates = {"head/.*": 10.0, ".*/kernel": 0.5}
-    updates, _ = moved(grouped(sgd(0.5, momentum=0), rates=rates))
+    lr_multipliers = {"head/.*": 10.0, ".*/kernel": 0.5}
+    updates, _ = moved(grouped(sgd(0.5, momentum=0), lr_multipliers=lr_multipliers))
     assert updates == {
         "backbone/conv/bias": [-0.5],
         "backbone/conv/kernel": [-0.25],
@@ -48,7 +48,7 @@ def test_rates_multiply_the_learning_rate_and_the_first_match_holds():
 
 def test_decoupled_decay_follows_the_rate():
     nothing = jax.tree.map(jnp.zeros_like, PARAMS)
-    tx = grouped(adamw(0.1, weight_decay=0.5), rates={"head/.*": 10.0})
+    tx = grouped(adamw(0.1, weight_decay=0.5), lr_multipliers={"head/.*": 10.0})
     updates, _ = tx.update(nothing, tx.init(PARAMS), PARAMS)
     np.testing.assert_allclose(updates["head"]["logits"]["kernel"], -0.5, rtol=1e-6)
     np.testing.assert_allclose(updates["backbone"]["conv"]["kernel"], -0.05, rtol=1e-6)
@@ -59,7 +59,7 @@ def test_decoupled_decay_follows_the_rate():
     [
         ({"freeze": "stem/.*"}, "config.freeze='stem/.*' matches no parameter"),
         ({"freeze": "("}, "no regular expression"),
-        ({"rates": {"heads/.*": 2.0}}, "config.rates='heads/.*' matches no parameter"),
+        ({"rates": {"heads/.*": 2.0}}, "config.lr_multipliers='heads/.*' matches no parameter"),
     ],
 )
 def test_a_pattern_that_matches_nothing_is_refused(options, message):
@@ -78,27 +78,27 @@ def rates_of(name, image=(16, 16, 3), **args):
 
 
 def test_layers_nearer_the_input_are_slower():
-    rates = rates_of("cnn", widths=(4, 4))  # four convolutions, then the head
+    lr_multipliers = rates_of("cnn", widths=(4, 4))  # four convolutions, then the head
     expected = {"conv0_0": 1 / 16, "conv0_1": 1 / 8, "conv1_0": 1 / 4, "conv1_1": 1 / 2}
     for name, rate in expected.items():
-        assert rates[f"backbone/{name}/kernel"] == rate
-        assert rates[f"backbone/{name.replace('conv', 'norm')}/scale"] == rate
-    assert rates["head/logits/kernel"] == rates["head/logits/bias"] == 1.0
+        assert lr_multipliers[f"backbone/{name}/kernel"] == rate
+        assert lr_multipliers[f"backbone/{name.replace('conv', 'norm')}/scale"] == rate
+    assert lr_multipliers["head/logits/kernel"] == lr_multipliers["head/logits/bias"] == 1.0
 
 
 TOKENS = ("patch_embed", "class_token", "position_embed")
 
 
 def test_each_stacked_block_is_a_layer():
-    rates = rates_of("vit_tiny_patch16_224", image=(32, 32, 3))
+    lr_multipliers = rates_of("vit_tiny_patch16_224", image=(32, 32, 3))
     # 0: patches, class token, positions; 1 to 12: blocks, the last norm with the twelfth; 13: head
-    kernels = [v for k, v in rates.items() if "/blocks/" in k and k.endswith("kernel")]
+    kernels = [v for k, v in lr_multipliers.items() if "/blocks/" in k and k.endswith("kernel")]
     for kernel in kernels:
         np.testing.assert_allclose(np.ravel(kernel), 0.5 ** (13 - np.arange(1, 13.0)))
     assert len(kernels) == 4
-    first = {v for k, v in rates.items() if k.split("/")[1] in TOKENS}
+    first = {v for k, v in lr_multipliers.items() if k.split("/")[1] in TOKENS}
     assert first == {0.5**13}
-    assert {v for k, v in rates.items() if k.startswith("backbone/norm/")} == {0.5}
+    assert {v for k, v in lr_multipliers.items() if k.startswith("backbone/norm/")} == {0.5}
 
 
 def test_frozen_parameters_have_no_gradient_and_cost_no_backward_pass():

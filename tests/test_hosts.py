@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from jaxdl.cluster.client import Line
+from jaxdl.cluster.client import Client
 from jaxdl.cluster.hosts import find_place
 from jaxdl.data import pipeline
 from jaxdl.data.sampler import train_indices
@@ -33,7 +33,7 @@ def meet(*members, timeout=20.0):
 
     def one(i, process, processes, facts):
         try:
-            line = Line("127.0.0.1", port, process, processes, timeout)
+            line = Client("127.0.0.1", port, process, processes, timeout)
             answers[i] = line.start(facts), line
         except UserError as error:
             answers[i] = str(error)
@@ -305,7 +305,7 @@ def test_each_process_may_be_a_stage_of_a_pipeline(tmp_path):
         "--config.model.heads=2", "--config.augment=[]", "--config.data.batch_size=32",
         "--config.gradient.accumulate=4", "--config.log.every=1", "--config.duration=2 steps",
     ]  # fmt: skip
-    stages = ["--config.gradient.taker=one_f_one_b", "--config.mesh.stage=2"]
+    stages = ["--config.gradient.method=one_f_one_b", "--config.mesh.stage=2"]
     run, whole = tmp_path / "run", tmp_path / "whole"
     running = hosts.start_all([*config, *stages, "--workdir", run], 2, devices=1)
     assert main([*map(str, config), "--workdir", str(whole)]) == 0

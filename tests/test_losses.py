@@ -336,7 +336,7 @@ def test_a_users_own_loss_joins(own_registry):
     np.testing.assert_allclose(values, 2 * (1 - p) - np.log(p), rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["losses", "map_losses", "embedding_losses"])
+@pytest.mark.parametrize("kind", ["losses", "segmentation_losses", "embedding_losses"])
 def test_every_loss_has_its_paper(kind):
     missing = [e.name for e in registry.entries(kind) if not e.paper.startswith("https://")]
     assert missing == []

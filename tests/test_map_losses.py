@@ -16,9 +16,9 @@ from jaxdl.errors import UserError
 from jaxdl.losses.overlap import dice, focal_tversky, generalized_dice, jaccard, tversky
 from jaxdl.objectives.base import Model
 from jaxdl.objectives.segmentation import segmentation
-from jaxdl.train.gradients import accumulate
+from jaxdl.train.gradients import accumulate_grads
 
-MAP_LOSSES = [e.name for e in registry.entries("map_losses")]
+MAP_LOSSES = [e.name for e in registry.entries("segmentation_losses")]
 KEY = jax.random.key(0)
 RANDOM = np.random.default_rng(0)
 LOGITS = jnp.asarray(RANDOM.standard_normal((3, 4, 5, 4)), jnp.float32)
@@ -27,7 +27,7 @@ WEIGHT = (RANDOM.random((3, 4, 5)) < 0.7).astype(np.float32)
 
 
 def bound(name, **args):
-    return registry.bind("map_losses", part(name, **args))
+    return registry.bind("segmentation_losses", part(name, **args))
 
 
 def run(loss, *args, **kwargs):
@@ -242,7 +242,7 @@ def test_accumulated_batches_are_one_batch(args):
     batch, goal = batch_of(UNEVEN), goal_of(**args)
     plain = jax.jit(jax.value_and_grad(goal.loss, has_aux=True))
     (one, aux), gradient = plain(PARAMS, {}, batch, KEY)
-    (two, sums), other = jax.jit(accumulate(2)(goal.loss))(PARAMS, {}, batch, KEY)
+    (two, sums), other = jax.jit(accumulate_grads(2)(goal.loss))(PARAMS, {}, batch, KEY)
     np.testing.assert_allclose(one, two, rtol=1e-5)
     for name, pair in aux.metrics.items():
         np.testing.assert_allclose(sums.metrics[name], pair, rtol=1e-5)
@@ -280,5 +280,5 @@ def test_the_objective_from_a_config():
     assert loss.shape == () and set(aux.terms) == {"map_loss"}
     with pytest.raises(UserError, match="needs a loss or a map_loss"):
         goal_of(loss=None)
-    with pytest.raises(UserError, match="unknown map loss 'dic': did you mean 'dice'"):
+    with pytest.raises(UserError, match="unknown segmentation loss 'dic': did you mean 'dice'"):
         registry.bind("objectives", part("segmentation", map_loss="dic"))

@@ -19,16 +19,25 @@ def lines_of(workdir):
 
 
 def test_gaps_are_what_is_lost_between_training_and_validation():
-    values = {"fitted/accuracy": 1.0, "validation/accuracy": 0.75, "fitted/cross_entropy": 0.1}
+    values = {
+        "train_eval/accuracy": 1.0,
+        "validation/accuracy": 0.75,
+        "train_eval/cross_entropy": 0.1,
+    }
     values |= {"validation/cross_entropy": 0.9, "validation/other": 3.0}
     found = gaps(values)
-    assert found == {"gap/accuracy": 0.25, "gap/cross_entropy": pytest.approx(-0.8)}
+    assert found == {
+        "generalization_gap/accuracy": 0.25,
+        "generalization_gap/cross_entropy": pytest.approx(-0.8),
+    }
 
 
 def test_the_gap_is_of_as_many_training_examples_as_they_are(tmp_path):
-    config = small(average=None, duration="40 steps", evaluation=Evaluation(every=40, gap=True))
+    config = small(
+        average=None, duration="40 steps", evaluation=Evaluation(every=40, generalization_gap=True)
+    )
     run(config, tmp_path)
-    (line,) = [x for x in lines_of(tmp_path) if "gap/accuracy" in x]
+    (line,) = [x for x in lines_of(tmp_path) if "generalization_gap/accuracy" in x]
     plan = assemble(config)
     params, variables = weights_of(config, plan, final_state(config, plan, tmp_path))
     split = plan.splits["train"]
@@ -36,8 +45,10 @@ def test_the_gap_is_of_as_many_training_examples_as_they_are(tmp_path):
     chosen = split.examples(np.arange(n) * len(split) // n)
     logits = plan.objective.predict(params, variables, chosen)["logits"]
     accuracy = np.mean(np.argmax(np.asarray(logits), -1) == chosen["label"])
-    assert line["fitted/accuracy"] == pytest.approx(accuracy, abs=1e-6)
-    assert line["gap/accuracy"] == pytest.approx(accuracy - line["validation/accuracy"])
+    assert line["train_eval/accuracy"] == pytest.approx(accuracy, abs=1e-6)
+    assert line["generalization_gap/accuracy"] == pytest.approx(
+        accuracy - line["validation/accuracy"]
+    )
 
 
 def test_some_examples_are_spread_over_the_whole_split():

@@ -22,7 +22,7 @@ N, CLASSES = 200, 5
 @functools.cache
 def metric(name, **args):
     bound = registry.bind("metrics", part(name, **args))
-    found = metric_of(bound, registry.find("metrics", name).facts)
+    found = metric_of(bound, registry.find("metrics", name).metadata)
     return found, jax.jit(found.sums)
 
 

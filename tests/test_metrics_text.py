@@ -102,7 +102,7 @@ def padded(rows, length, end=True):
 
 def value(name, generated, tokens, **args):
     metric = metric_of(
-        registry.bind("metrics", part(name, **args)), registry.find("metrics", name).facts
+        registry.bind("metrics", part(name, **args)), registry.find("metrics", name).metadata
     )
     rows = jax.jit(metric.sums)({"generated": generated}, {"tokens": tokens})
     return metric.value(jax.tree.map(np.asarray, rows))
@@ -160,7 +160,7 @@ def test_nothing_written_is_nothing_gained():
         assert value(name, empty, tokens) == 0
         assert value(name, empty, empty) == 0
         no_rows = {"hypothesis": tokens[:0], "reference": tokens[:0]}
-        assert np.isnan(registry.find("metrics", name).facts["value"](no_rows))
+        assert np.isnan(registry.find("metrics", name).metadata["value"](no_rows))
 
 
 def test_prompt_and_end_are_left_out():

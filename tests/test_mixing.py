@@ -17,7 +17,7 @@ from jaxdl.errors import UserError
 from jaxdl.losses.cross_entropy import cross_entropy
 from jaxdl.objectives.base import augmented
 from jaxdl.objectives.supervised import supervised
-from jaxdl.train.gradients import accumulate
+from jaxdl.train.gradients import accumulate_grads
 from jaxdl.train.sharding import batch_sharding, make_mesh
 from jaxdl.types import Aux, Objective
 
@@ -54,7 +54,7 @@ def test_shapes_types_and_keys(name, dtype):
     out = apply(name, batch)
     assert out["image"].shape == batch["image"].shape and out["image"].dtype == dtype
     np.testing.assert_array_equal(out["label"], batch["label"])
-    extra = {"mixed_label", "share"} if name in MIXING else set()
+    extra = {"mixed_label", "lam"} if name in MIXING else set()
     assert set(out) == {"image", "label"} | extra
     assert np.any(out["image"] != batch["image"])
 
@@ -73,11 +73,11 @@ def test_the_same_on_eight_devices(name, per):
 def test_mixup_by_hand(per):
     batch = batch_of()
     out = apply("mixup", batch, alpha=1.0, per=per)
-    share = out["share"]
-    assert share.shape == (64,) and share.dtype == np.float32
-    assert len(np.unique(share)) == (1 if per == "batch" else 64)
+    lam = out["lam"]
+    assert lam.shape == (64,) and lam.dtype == np.float32
+    assert len(np.unique(lam)) == (1 if per == "batch" else 64)
     np.testing.assert_array_equal(out["mixed_label"], [63, *range(63)])
-    s = share.astype(np.float64).reshape(-1, 1, 1, 1)
+    s = lam.astype(np.float64).reshape(-1, 1, 1, 1)
     expected = s * batch["image"] + (1 - s) * batch["image"][out["mixed_label"]]
     assert np.abs(out["image"] - expected).max() <= 0.5 + 1e-4
     floats = {**batch, "image": batch["image"].astype(np.float32)}
@@ -87,9 +87,9 @@ def test_mixup_by_hand(per):
 def test_shares_come_from_the_beta_distribution():
     # Beta(a, a) has mean 1/2 and variance 1 / (4 (2 a + 1)).
     for alpha in (0.2, 1.0, 4.0):
-        share = apply("mixup", flat(4000, 1, 1), alpha=alpha, per="example")["share"]
-        assert share.mean() == pytest.approx(0.5, abs=0.03)
-        assert share.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.08)
+        lam = apply("mixup", flat(4000, 1, 1), alpha=alpha, per="example")["lam"]
+        assert lam.mean() == pytest.approx(0.5, abs=0.03)
+        assert lam.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.08)
 
 
 @pytest.mark.parametrize("per", ["batch", "example"])
@@ -99,7 +99,7 @@ def test_cutmix_pastes_one_rectangle_and_says_what_is_left(per):
     pasted = image == out["mixed_label"][:, None, None]
     kept = image == out["label"][:, None, None]
     assert np.all(pasted ^ kept)
-    np.testing.assert_allclose(out["share"], kept.mean(axis=(1, 2)), atol=1e-6)
+    np.testing.assert_allclose(out["lam"], kept.mean(axis=(1, 2)), atol=1e-6)
     rows, columns = pasted.any(axis=2), pasted.any(axis=1)
     np.testing.assert_array_equal(pasted, rows[:, :, None] & columns[:, None])
     for side in (rows, columns):  # without a gap
@@ -107,9 +107,9 @@ def test_cutmix_pastes_one_rectangle_and_says_what_is_left(per):
     if per == "example":
         # The border takes r^2 / 4 of a side r, on average over uniform centres.
         r = np.sqrt(np.linspace(0, 1, 10_001))
-        assert (1 - out["share"]).mean() == pytest.approx(np.mean((r - r**2 / 4) ** 2), abs=0.04)
+        assert (1 - out["lam"]).mean() == pytest.approx(np.mean((r - r**2 / 4) ** 2), abs=0.04)
     else:
-        assert len(np.unique(out["share"])) == 1
+        assert len(np.unique(out["lam"])) == 1
 
 
 def test_cutmix_pastes_label_maps():
@@ -124,14 +124,14 @@ def test_cutmix_pastes_label_maps():
 def test_turns_are_taken_as_often_as_told():
     batch = flat(2000, 6, 6)
     out = apply("mixup_or_cutmix", batch, probability=0.8, switch=0.25, per="example")
-    mixed = out["share"] < 1
+    mixed = out["lam"] < 1
     whole = np.all(out["image"] == batch["image"], axis=(1, 2, 3))
-    np.testing.assert_array_equal(out["share"][whole], 1)
+    np.testing.assert_array_equal(out["lam"][whole], 1)
     blended = np.ptp(out["image"], axis=(1, 2, 3)) == 0
     assert (mixed & blended & ~whole).mean() == pytest.approx(0.8 * 0.75, abs=0.05)
     assert (~blended).mean() <= 0.8 * 0.25 + 0.03
     # Whatever it was, the mean of the image says the share.
-    middle = out["share"] * out["label"] + (1 - out["share"]) * out["mixed_label"]
+    middle = out["lam"] * out["label"] + (1 - out["lam"]) * out["mixed_label"]
     np.testing.assert_allclose(out["image"].mean(axis=(1, 2, 3)), middle, rtol=1e-4, atol=1e-3)
 
 
@@ -139,9 +139,9 @@ def test_one_turn_for_the_batch():
     kinds = set()
     for seed in range(12):
         out = apply("mixup_or_cutmix", flat(8), jax.random.key(seed), probability=0.6)
-        share, spread = np.unique(out["share"]), np.ptp(out["image"], axis=(1, 2, 3))
-        assert len(share) == 1 and len(np.unique(spread > 0)) == 1
-        kinds.add("none" if share[0] == 1 else "cutmix" if spread[0] > 0 else "mixup")
+        lam, spread = np.unique(out["lam"]), np.ptp(out["image"], axis=(1, 2, 3))
+        assert len(lam) == 1 and len(np.unique(spread > 0)) == 1
+        kinds.add("none" if lam[0] == 1 else "cutmix" if spread[0] > 0 else "mixup")
     assert kinds == {"none", "mixup", "cutmix"}
 
 
@@ -150,9 +150,9 @@ def test_padding_is_never_mixed_in(name):
     batch = {**flat(8), "mask": np.array([1, 1, 1, 0, 0, 1, 1, 1], np.float32)}
     out = apply(name, batch, per="example")
     for i in (4, 5):  # those after padding
-        assert out["share"][i] == 1
+        assert out["lam"][i] == 1
         np.testing.assert_array_equal(out["image"][i], batch["image"][i])
-    assert np.all(out["share"][[1, 2, 6, 7, 0]] < 1)
+    assert np.all(out["lam"][[1, 2, 6, 7, 0]] < 1)
 
 
 def test_what_cannot_be_mixed_is_refused():
@@ -225,9 +225,9 @@ def answering(**outputs):
 
 
 def test_the_loss_of_a_mixture_is_that_of_the_mixed_label():
-    share = jnp.array([0.75, 0.5, 0.1, 1.0])
+    lam = jnp.array([0.75, 0.5, 0.1, 1.0])
     batch = {"label": jnp.array([0, 1, 2, 0]), "mixed_label": jnp.array([2, 0, 1, 1])}
-    batch |= {"share": share, "mask": jnp.array([1.0, 1.0, 1.0, 0.0])}
+    batch |= {"lam": lam, "mask": jnp.array([1.0, 1.0, 1.0, 0.0])}
     soft = np.array([[0.75, 0, 0.25], [0.5, 0.5, 0], [0, 0.9, 0.1], [1, 0, 0]])
     log_p = np.log(np.exp(LOGITS) / np.exp(LOGITS).sum(1, keepdims=True))
     values = -(soft * log_p).sum(1)
@@ -242,7 +242,7 @@ def test_the_loss_of_a_mixture_is_that_of_the_mixed_label():
 def test_a_mixture_with_itself_is_the_plain_loss():
     goal = supervised(answering(logits=LOGITS), loss=lambda y, k: cross_entropy(y, k) ** 2)
     batch = {"label": jnp.array([0, 1, 2, 0])}
-    mixed = {**batch, "mixed_label": batch["label"], "share": jnp.full(4, 0.3)}
+    mixed = {**batch, "mixed_label": batch["label"], "lam": jnp.full(4, 0.3)}
     np.testing.assert_allclose(
         goal.loss({}, {}, batch, None)[0], goal.loss({}, {}, mixed, None)[0], rtol=1e-6
     )
@@ -255,11 +255,11 @@ def test_mixing_under_accumulation(name):
     def loss(params, variables, batch, key):
         seen.append({k: v.shape for k, v in batch.items()})
         count = jnp.asarray(batch["label"].shape[0], jnp.float32)
-        value = params * jnp.mean(batch["share"])
+        value = params * jnp.mean(batch["lam"])
         return value, Aux(variables, {"loss": (value * count, count)}, {})
 
     goal = augmented(Objective(None, loss, None), [registry.bind("augmentations", part(name))])
-    taken = quick(accumulate(2)(goal.loss))
+    taken = quick(accumulate_grads(2)(goal.loss))
     (value, _), grad = taken(jnp.float32(1), {}, flat(8), KEY)
-    assert seen[0]["share"] == seen[0]["mixed_label"] == (4,)
+    assert seen[0]["lam"] == seen[0]["mixed_label"] == (4,)
     assert 0 < value <= 1 and value == grad

@@ -17,7 +17,7 @@ from jaxdl.objectives.segmentation import segmentation
 from jaxdl.objectives.supervised import supervised
 
 ENTRIES = registry.entries("models")
-NAMES = [e.name for e in ENTRIES if "tokens" not in e.facts]
+NAMES = [e.name for e in ENTRIES if "tokens" not in e.metadata]
 
 
 CIFAR = {f"resnet{6 * n + 2}" for n in (3, 5, 7, 9, 18)}
@@ -78,7 +78,7 @@ def test_backbone_and_head_are_apart(name):
     logits = jax.eval_shape(
         lambda v, f: model.apply(v, f, method=lambda m, x: m.head(x)), shapes, features
     )
-    maps = image.shape[1:3] if model.each == "pixel" else ()
+    maps = image.shape[1:3] if model.unit == "pixel" else ()
     chex.assert_shape(logits, (2, *maps, 7))
 
 
@@ -95,7 +95,7 @@ def goal_of(name, dtype):
     """The objective of the small form, and the axes of its labels behind the batch's."""
     size, args = BUILT[name]
     module = models.create(name, 5, **args)
-    is_map = module.each == "pixel"
+    is_map = module.unit == "pixel"
     objective, axes = (segmentation, (size, size)) if is_map else (supervised, ())
     return objective(Model(module, jnp.dtype(dtype))), axes
 

@@ -10,7 +10,7 @@ from test_train import goal_of
 
 from jaxdl import models
 from jaxdl.errors import UserError
-from jaxdl.train.gradients import accumulate, each_term, pcgrad, project_conflicts
+from jaxdl.train.gradients import accumulate_grads, pcgrad, per_term_grads, project_conflicts
 from jaxdl.types import Aux
 
 KEY = jax.random.key(0)
@@ -83,8 +83,8 @@ def test_terms_add_up_to_the_gradient_of_the_loss():
     vectors = [(1.0, 0.5), (-2.0, 1.0)]
     batch, params = {"weight": jnp.ones(4)}, {"a": jnp.float32(1), "b": jnp.float32(1)}
     loss = losses_of(vectors)
-    _, rows = accumulate(2, each_term)(loss)(params, {}, batch, KEY)
-    _, whole = accumulate(2)(loss)(params, {}, batch, KEY)
+    _, rows = accumulate_grads(2, per_term_grads)(loss)(params, {}, batch, KEY)
+    _, whole = accumulate_grads(2)(loss)(params, {}, batch, KEY)
     np.testing.assert_allclose(rows["a"].sum(), whole["a"], rtol=1e-6)
     assert rows["b"].shape == (2,)
 

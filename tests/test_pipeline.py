@@ -1,4 +1,4 @@
-"""Pipelines: the loss and the gradient of the taker 'plain', from stages that hold less."""
+"""Pipelines: the loss and the gradient of the method 'plain', from stages that hold less."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ from jaxdl.objectives.supervised import supervised
 from jaxdl.objectives.weight_noise import drop_connect
 from jaxdl.run import run
 from jaxdl.train import pipeline_schedule
-from jaxdl.train.gradients import accumulate, scaled
+from jaxdl.train.gradients import accumulate_grads, scaled
 from jaxdl.train.pipeline import gpipe, one_f_one_b
 from jaxdl.train.pipeline_cut import cut
 from jaxdl.train.sharding import AXES, Layout, batch_sharding, tree_shardings
@@ -59,7 +59,7 @@ def sentences(size=16):
     return {"tokens": np.where(np.arange(7) < rng.integers(3, 8, (size, 1)), tokens, 0)}
 
 
-def gradient(taker, goal, batch, mesh=None, seed=0):
+def gradient(method, goal, batch, mesh=None, seed=0):
     """((loss, aux), gradient), with everything where the mesh has it."""
     params, variables = goal.init(jax.random.key(seed), batch)
     places = None
@@ -67,7 +67,7 @@ def gradient(taker, goal, batch, mesh=None, seed=0):
         layout = Layout(LAYOUT, STAGED)
         places = tree_shardings({"params": params}, mesh, (), layout)["params"]
         params, batch = jax.device_put(params, places), jax.device_put(batch, batch_sharding(mesh))
-    take = jax.jit(taker(goal.loss), out_shardings=(None, places))
+    take = jax.jit(method(goal.loss), out_shardings=(None, places))
     args = (params, variables, batch, KEY)
     return take.lower(*args).compile(QUICK)(*args)
 
@@ -123,7 +123,7 @@ def test_what_is_held_grows_with_micro_batches_in_gpipe_alone():
 
 
 @pytest.mark.parametrize(
-    "taker, stages, n, args",
+    "method, stages, n, args",
     [
         ("gpipe", 4, 4, {}),
         ("gpipe", 2, 4, {"drop_rate": 0.2}),
@@ -131,25 +131,25 @@ def test_what_is_held_grows_with_micro_batches_in_gpipe_alone():
         ("one_f_one_b", 2, 2, {"name": "mixer_s32_224", "width": 16}),
     ],
 )
-def test_a_pipeline_takes_the_gradient_of_plain(taker, stages, n, args):
+def test_a_pipeline_takes_the_gradient_of_plain(method, stages, n, args):
     goal, batch = vit(**args), images()
-    found = gradient(TAKERS[taker](n, mesh_of(stage=stages)), goal, batch, mesh_of(stage=stages))
-    assert_same(found, gradient(accumulate(n), goal, batch))
+    found = gradient(TAKERS[method](n, mesh_of(stage=stages)), goal, batch, mesh_of(stage=stages))
+    assert_same(found, gradient(accumulate_grads(n), goal, batch))
     for x in jax.tree.leaves(found[1]["backbone"]["blocks"]):
         assert x.sharding.shard_shape(x.shape)[0] == 4 // stages
 
 
 @pytest.mark.parametrize(
-    "taker, axes, width",
+    "method, axes, width",
     [
         ("one_f_one_b", {"data": 2, "tensor": 2}, 8),
         ("gpipe", {"fsdp": 2, "tensor": 2}, 64),  # wide enough for fsdp to split
     ],
 )
-def test_a_pipeline_goes_with_every_other_axis(taker, axes, width):
+def test_a_pipeline_goes_with_every_other_axis(method, axes, width):
     goal, batch, mesh = vit(width=width, drop_path=0.2), images(), mesh_of(stage=2, **axes)
-    found = gradient(TAKERS[taker](4, mesh), goal, batch, mesh)
-    assert_same(found, gradient(accumulate(4), goal, batch))
+    found = gradient(TAKERS[method](4, mesh), goal, batch, mesh)
+    assert_same(found, gradient(accumulate_grads(4), goal, batch))
 
 
 def test_a_language_model_whose_ends_share_their_vectors():
@@ -157,13 +157,13 @@ def test_a_language_model_whose_ends_share_their_vectors():
     model = models.create("transformer_decoder", 12, **sizes, drop_rate=0.1)
     goal, batch, mesh = language(Model(model, FLOAT32)), sentences(), mesh_of(data=2, stage=2)
     found = gradient(one_f_one_b(4, mesh), goal, batch, mesh)
-    assert_same(found, gradient(accumulate(4), goal, batch))
+    assert_same(found, gradient(accumulate_grads(4), goal, batch))
 
 
 def test_bfloat16_with_blocks_computed_again():
     goal, batch = vit(jnp.dtype(jnp.bfloat16), "blocks"), images()
-    exact = gradient(accumulate(4), vit(), batch)[1]
-    plain = gradient(accumulate(4), goal, batch)[1]
+    exact = gradient(accumulate_grads(4), vit(), batch)[1]
+    plain = gradient(accumulate_grads(4), goal, batch)[1]
     found = gradient(one_f_one_b(4, mesh_of(stage=2)), goal, batch)[1]
     off = lambda grads: optax.tree.norm(optax.tree.sub(grads, exact)) / optax.tree.norm(exact)
     assert off(found) < 1.3 * off(plain) < 0.02
@@ -175,13 +175,13 @@ def test_what_goes_around_an_objective_goes_through_a_pipeline():
     goal = frozen(augmented(goal, [mixup]), r".*/norm1/.*")
     batch = images()
 
-    def take(taker):
+    def take(method):
         # The scale is known to the running step alone, as that of float16.
         scale = lambda batch: 8.0 + 0.0 * jnp.sum(batch["mask"])
-        return lambda loss: lambda *args: scaled(taker, scale(args[2]))(loss)(*args)
+        return lambda loss: lambda *args: scaled(method, scale(args[2]))(loss)(*args)
 
     found = gradient(take(one_f_one_b(4, mesh_of(stage=2))), goal, batch)
-    assert_same(found, gradient(take(accumulate(4)), goal, batch))
+    assert_same(found, gradient(take(accumulate_grads(4)), goal, batch))
     assert np.any(found[0][1].variables["centers"] != 0)
     assert not np.any(found[1]["backbone"]["blocks"]["norm1"]["scale"])
 
@@ -203,10 +203,10 @@ def test_every_weight_is_of_a_block_or_of_the_rest(dtype):
 def test_memory_grows_with_micro_batches_in_gpipe_alone():
     goal, mesh, each = vit(width=32, depth=4), mesh_of(stage=4), 32
 
-    def temporary(taker, n):
+    def temporary(method, n):
         batch = images(each * n)
         params, variables = goal.init(jax.random.key(0), batch)
-        take = jax.jit(taker(goal.loss)).lower(params, variables, batch, KEY)
+        take = jax.jit(method(goal.loss)).lower(params, variables, batch, KEY)
         return take.compile(QUICK).memory_analysis().temp_size_in_bytes
 
     few, many = 8, 24
@@ -218,9 +218,9 @@ def test_memory_grows_with_micro_batches_in_gpipe_alone():
     assert grown["gpipe"] - grown["one_f_one_b"] > 0.9 * stage_input * (many - few)
 
 
-def shapes_of(taker, goal, batch):
+def shapes_of(method, goal, batch):
     params, variables = jax.eval_shape(goal.init, KEY, batch)
-    return jax.eval_shape(taker(goal.loss), params, variables, batch, KEY)
+    return jax.eval_shape(method(goal.loss), params, variables, batch, KEY)
 
 
 def test_what_a_pipeline_cannot_do_is_said_in_one_line():
@@ -251,20 +251,20 @@ CONFIG = config.Config(
     optimizer=config.part("adamw", learning_rate=1e-3),
     wrappers=(config.part("sam"),),
     schedule=config.part("constant"),
-    gradient=config.Gradient(taker=config.part("one_f_one_b"), accumulate=4),
+    gradient=config.Gradient(method=config.part("one_f_one_b"), accumulate_grads=4),
     mesh=config.Mesh(data=2, stage=4),
     duration=2,
     log=config.Log(every=1, sinks=()),
-    dispatch=2,
+    steps_per_execution=2,
 )
 
 
 def test_a_run_in_stages_of_two_gradients_and_two_steps_a_call_goes_on_without(tmp_path):
     run(CONFIG, tmp_path / "run")
-    plain = config.Gradient(accumulate=4)
+    plain = config.Gradient(accumulate_grads=4)
     changed = dataclasses.replace(CONFIG, gradient=plain, mesh=config.Mesh(data=8), duration=4)
     shutil.copytree(tmp_path / "run", tmp_path / "changed")
-    (tmp_path / "changed" / "config.json").unlink()  # another taker is another config
+    (tmp_path / "changed" / "config.json").unlink()  # another method is another config
     run(changed, tmp_path / "changed")
     run(dataclasses.replace(CONFIG, duration=4), tmp_path / "run")
 

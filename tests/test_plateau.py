@@ -10,7 +10,8 @@ import optax
 import pytest
 
 from jaxdl import registry
-from jaxdl.config import part, to_steps
+from jaxdl.config import part
+from jaxdl.durations import to_steps
 from jaxdl.errors import UserError
 from jaxdl.optim.plateau import reduce_on_plateau
 from jaxdl.optim.sam import sam

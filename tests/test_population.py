@@ -17,10 +17,9 @@ from jaxdl.config import (
     Log,
     Mesh,
     Population,
-    from_json,
     part,
-    to_json,
 )
+from jaxdl.config_file import from_json, to_json
 from jaxdl.errors import UserError
 from jaxdl.main import main
 from jaxdl.population import session
@@ -41,7 +40,7 @@ CONFIG = Config(
     evaluation=Evaluation(every=4),
     checkpoint=Checkpoint(every=3),
     log=Log(every=2, sinks=()),
-    dispatch=3,
+    steps_per_execution=3,
     population=Population(seeds=2, grid=GRID),
 )
 
@@ -113,7 +112,7 @@ def test_survivors_by_hand():
 
 def halved(duration):
     fields = {"seeds": 1, "grid": {"optimizer.learning_rate": (1e-5, 1e-3, 1e-2, 1e38)}}
-    config = with_population(**fields, halve=4)
+    config = with_population(**fields, successive_halving=4)
     return dataclasses.replace(config, duration=duration, schedule=part("constant"))
 
 

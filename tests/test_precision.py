@@ -19,9 +19,9 @@ from jaxdl.objectives.base import Model
 from jaxdl.objectives.supervised import supervised
 from jaxdl.run import run
 from jaxdl.rundir.progress import Diverged
-from jaxdl.train.gradients import scaled, whole
+from jaxdl.train.gradients import full_batch_grad, scaled
 from jaxdl.train.precision import LossScale, Scale, bfloat16, first_scale, float16, next_scale
-from jaxdl.train.state import Keeps, init_state
+from jaxdl.train.state import StateSpec, init_state
 from jaxdl.train.step import compile_step, make_step
 from jaxdl.types import Aux
 
@@ -68,21 +68,21 @@ def test_scaling_rescues_gradients_that_float16_would_lose():
     params, batch = {"w": jnp.ones(4)}, {"x": jnp.full(4, 1e-3)}
     lost = jax.grad(lambda p: faint(p, {}, batch, None)[0])(params)["w"]
     assert jnp.all(lost == 0)
-    take = scaled(whole, jnp.float32(2**15))(faint)
+    take = scaled(full_batch_grad, jnp.float32(2**15))(faint)
     (value, _), grads = take(params, {}, batch, None)
     np.testing.assert_allclose(grads["w"], 1e-9, rtol=2e-3)
     np.testing.assert_allclose(value, 4e-9, rtol=2e-3)
 
 
-def started(goal, tx, keeps):
+def started(goal, tx, spec):
     batch = jax.tree.map(jnp.asarray, next(batches(1)))
     spec = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in batch.items()}
-    return init_state(goal, tx, jax.random.key(0), spec, mesh_of(1), keeps), batch
+    return init_state(goal, tx, jax.random.key(0), spec, mesh_of(1), spec), batch
 
 
 def test_a_step_whose_gradient_is_not_finite_changes_nothing_and_is_counted():
     goal, tx = goal_of(Classifier(Dropped(), Head(10))), optax.adam(1e-2)
-    state, batch = started(goal, tx, Keeps(average=True, loss_scale=RULE))
+    state, batch = started(goal, tx, StateSpec(average=True, loss_scale=RULE))
     step = compile_step(
         make_step(goal, tx, average=lambda t: jnp.float32(0.1), loss_scale=RULE), state
     )
@@ -194,7 +194,7 @@ def test_float16_trains_with_a_scaled_loss(tmp_path):
 
 def test_the_state_of_a_scale_is_two_numbers():
     state, _ = started(
-        goal_of(models.create("mlp", 10, widths=())), optax.sgd(0.1), Keeps(loss_scale=RULE)
+        goal_of(models.create("mlp", 10, widths=())), optax.sgd(0.1), StateSpec(loss_scale=RULE)
     )
     assert isinstance(state.loss_scale, Scale)
     assert {k for k in tree.flatten(state) if "loss_scale" in k} == {

@@ -8,7 +8,8 @@ from conftest import ROOT
 
 from jaxdl import registry
 from jaxdl.checks import check
-from jaxdl.config import from_json, part
+from jaxdl.config import part
+from jaxdl.config_file import from_json
 from jaxdl.data.pipeline import open_split
 from jaxdl.main import main
 

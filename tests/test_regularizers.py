@@ -21,7 +21,7 @@ from jaxdl.objectives.penalty import confidence_penalty, elastic_net, l1, l2
 from jaxdl.objectives.supervised import supervised
 from jaxdl.objectives.variational import kl_divergence, variational_dropout
 from jaxdl.objectives.weight_noise import drop_connect, weight_noise
-from jaxdl.train.gradients import accumulate
+from jaxdl.train.gradients import accumulate_grads
 from jaxdl.train.sharding import batch_sharding, make_mesh
 from jaxdl.types import Aux, Objective
 
@@ -51,7 +51,7 @@ def linear(kernel=KERNEL):
 
 def taken(goal, batch=BATCH, n=1):
     params, variables = goal.init(KEY, batch)
-    return jax.jit(accumulate(n)(goal.loss))(params, variables, batch, KEY)
+    return jax.jit(accumulate_grads(n)(goal.loss))(params, variables, batch, KEY)
 
 
 PENALTIES = {
@@ -153,7 +153,7 @@ def test_the_gradient_reaches_only_the_weights_that_stayed():
     goal = drop_connect(linear(BIG), rate=0.3)
     params, _ = goal.init(KEY, WIDE)
     params["head"]["bias"] = jnp.ones(200)
-    (_, aux), grad = jax.jit(accumulate(1)(goal.loss))(params, {}, WIDE, KEY)
+    (_, aux), grad = jax.jit(accumulate_grads(1)(goal.loss))(params, {}, WIDE, KEY)
     kernel, bias = aux.outputs["head"]["kernel"], grad["head"]["bias"]
     # Both inputs are ones: dL/dw' is the bias's for each row, and dw'/dw = keep / 0.7.
     expected = np.where(np.asarray(kernel) == 0, 0, np.asarray(bias)[None] / 0.7)
@@ -189,7 +189,7 @@ def test_variational_weights_by_hand():
     noise = params["variational"]["head"]["kernel"]["log_sigma2"]
     np.testing.assert_array_equal(noise, np.full(BIG.shape, -3, np.float32))
     params["head"]["bias"] = jnp.ones(200)
-    (value, aux), grad = jax.jit(accumulate(1)(goal.loss))(params, {}, WIDE, KEY)
+    (value, aux), grad = jax.jit(accumulate_grads(1)(goal.loss))(params, {}, WIDE, KEY)
     sampled = np.asarray(aux.outputs["head"]["kernel"])
     assert (sampled - BIG).std() == pytest.approx(math.exp(-1.5), rel=0.02)
     # d w / d theta = 1, so that what differs is the KL's part; d w / d log sigma^2 = sigma e / 2

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 from scipy.optimize import brentq
 
-from jaxdl import config as configs
-from jaxdl.config import Config, Evaluation, part
+from jaxdl import config_file
+from jaxdl.config import Config, Data, Evaluation, part
 from jaxdl.errors import UserError
 from jaxdl.report import facts, page, plots, samples, settings, text, write_report
 from jaxdl.rundir import read
@@ -64,7 +64,7 @@ def make_run(root: Path, classes: int = 3, names=None, channels: int = 1, config
     run = root / "run"
     run.mkdir()
     config = config or Config(model=part("cnn", width=8), duration="3 epochs")
-    (run / "config.json").write_text(configs.to_json(config))
+    (run / "config.json").write_text(config_file.to_json(config))
     manifest = {
         "status": "finished",
         "parameters": 5288548,
@@ -203,7 +203,7 @@ def test_one_file_alone(tmp_path, file):
 
 
 def test_hostile_strings_are_escaped(tmp_path):
-    config = Config(model=part("cnn", name=EVIL), data=configs.Data(source=part(EVIL)))
+    config = Config(model=part("cnn", name=EVIL), data=Data(source=part(EVIL)))
     run = make_run(tmp_path, names=[EVIL, "$\\frac{", "ü\x00\ud800"], config=config)
     manifest = read.read_manifest(run) | {"status": EVIL, "command": EVIL, "platform": EVIL}
     manifest["started"] = EVIL
@@ -600,7 +600,12 @@ def test_skipped_steps_and_the_gap_are_remarked_on():
     lines = [
         {"step": 10, "train/skipped": 0.0},
         {"step": 20, "train/skipped": 0.25},
-        {"step": 20, "validation/accuracy": 0.5, "fitted/accuracy": 0.75, "gap/accuracy": 0.25},
+        {
+            "step": 20,
+            "validation/accuracy": 0.5,
+            "train_eval/accuracy": 0.75,
+            "generalization_gap/accuracy": 0.25,
+        },
     ]
     skipped, gap = facts.remarks(lines, {})
     assert "in 1 of 2 log windows" in skipped and "step 20" in skipped

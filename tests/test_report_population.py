@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from test_report import EVIL, Page
 
-from jaxdl import config as configs
+from jaxdl import config_file
 from jaxdl.config import Checkpoint, Config, Data, Evaluation, Log, Population, part
 from jaxdl.errors import UserError
 from jaxdl.main import main
@@ -43,7 +43,7 @@ MEASURED = [
 def make_population(root: Path, config: Config = CONFIG, measured=None, status="finished") -> Path:
     workdir = root / "population"
     workdir.mkdir()
-    (workdir / "config.json").write_text(configs.to_json(config))
+    (workdir / "config.json").write_text(config_file.to_json(config))
     (workdir / "manifest.json").write_text(json.dumps({"status": status, "command": "jaxdl x"}))
     for member, rows in zip(members_of(config), measured or MEASURED, strict=True):
         make_member(workdir / "members" / member.name, member.config, rows, status)
@@ -60,7 +60,7 @@ def make_member(place: Path, config: Config, rows, status: str) -> None:
         lines.append({"step": 20, "test/accuracy": rows[2][0], "test/loss": rows[2][1]})
     ended = status if len(rows) == 3 else "left behind at step 10"
     manifest = {"status": ended, "parameters": 1234, "data": {"source": "digits", "test": 360}}
-    (place / "config.json").write_text(configs.to_json(config))
+    (place / "config.json").write_text(config_file.to_json(config))
     (place / "manifest.json").write_text(json.dumps(manifest))
     write_lines(place, lines)
 
@@ -301,7 +301,7 @@ def test_of_a_real_population(tmp_path, capsys):
         evaluation=Evaluation(every=4),
         checkpoint=Checkpoint(every=3),
         log=Log(every=2, sinks=()),
-        population=Population(grid={PATH: (1e-5, 1e-3, 1e-2, 1e38)}, halve=4),
+        population=Population(grid={PATH: (1e-5, 1e-3, 1e-2, 1e38)}, successive_halving=4),
     )
     # Stopped at 5, after the worse half was left behind, and gone on with.
     for duration in (5, 12):

@@ -11,17 +11,8 @@ from test_checkpoint import assert_same_bits
 from zoo import QUICK
 
 from jaxdl.assemble import assemble
-from jaxdl.config import (
-    Config,
-    Data,
-    EarlyStopping,
-    Evaluation,
-    Gradient,
-    from_json,
-    load,
-    part,
-    to_json,
-)
+from jaxdl.config import Config, Data, EarlyStopping, Evaluation, Gradient, part
+from jaxdl.config_file import from_json, load, to_json
 from jaxdl.errors import UserError
 from jaxdl.main import main
 from jaxdl.override import override

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from jaxdl import registry
-from jaxdl.config import part, to_steps
+from jaxdl.config import part
+from jaxdl.durations import to_steps
 from jaxdl.errors import UserError
 from jaxdl.optim.cyclical import exp_range, one_cycle, triangular, triangular2, warm_restarts
 from jaxdl.optim.schedules import (

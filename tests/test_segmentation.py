@@ -13,7 +13,7 @@ from jaxdl.nn.dense import to_convolutional
 from jaxdl.nn.upsample import Upsample, bilinear, max_pool_with_indices, unpool
 from jaxdl.objectives.base import Model
 from jaxdl.objectives.segmentation import segmentation
-from jaxdl.train.gradients import accumulate
+from jaxdl.train.gradients import accumulate_grads
 
 KEY = jax.random.key(0)
 
@@ -223,7 +223,7 @@ def test_accumulated_batches_are_one_batch():
     goal, batch, (params, variables) = small_goal()
     plain = quick(jax.value_and_grad(goal.loss, has_aux=True))
     (one, _), gradient = plain(params, variables, batch, KEY)
-    (two, _), other = quick(accumulate(2)(goal.loss))(params, variables, batch, KEY)
+    (two, _), other = quick(accumulate_grads(2)(goal.loss))(params, variables, batch, KEY)
     np.testing.assert_allclose(one, two, rtol=1e-5)
     for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)

@@ -17,7 +17,7 @@ from jaxdl.assemble import assemble
 from jaxdl.config import Config, Data, Evaluation, part
 from jaxdl.config import Mesh as MeshConfig
 from jaxdl.errors import UserError
-from jaxdl.nn.ghost_batch_norm import apart
+from jaxdl.nn.ghost_batch_norm import ghost_batch_norm
 from jaxdl.nn.layout import LAYOUT, STAGED
 from jaxdl.nn.norm import BatchNorm, batch_renorm
 from jaxdl.session import first_state, training_batches
@@ -218,7 +218,7 @@ def test_batch_statistics_of_each_part():
 
     @jax.jit
     def alone(variables, x):
-        with nn.intercept_methods(apart(4)):
+        with nn.intercept_methods(ghost_batch_norm(4)):
             return module.apply(variables, x, True, mutable=["batch_stats"])
 
     y, new = alone(variables, x)
@@ -229,13 +229,16 @@ def test_batch_statistics_of_each_part():
     statistics = new["batch_stats"]["norm"]
     np.testing.assert_allclose(statistics["mean"], 0.1 * mean.mean(0), rtol=1e-5)
     np.testing.assert_allclose(statistics["var"], 0.9 + 0.1 * var.mean(0), rtol=1e-5)
-    with nn.intercept_methods(apart(1)):
+    with nn.intercept_methods(ghost_batch_norm(1)):
         one, _ = module.apply(variables, x, True, mutable=["batch_stats"])
     np.testing.assert_allclose(
         one, module.apply(variables, x, True, mutable=["batch_stats"])[0], rtol=1e-4, atol=1e-5
     )
     renorm = batch_renorm("renorm")
-    with pytest.raises(UserError, match="whole batch only"), nn.intercept_methods(apart(2)):
+    with (
+        pytest.raises(UserError, match="whole batch only"),
+        nn.intercept_methods(ghost_batch_norm(2)),
+    ):
         renorm.init(jax.random.key(0), x, True)
 
 

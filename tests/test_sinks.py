@@ -9,12 +9,12 @@ import pytest
 from jaxdl.config import Config, Log, part
 from jaxdl.errors import UserError
 from jaxdl.run import run
-from jaxdl.rundir.journal import Journal
+from jaxdl.rundir.journal import MetricLog
 from jaxdl.rundir.sinks import csv_file, tensorboard, wandb
 
 
 def written(workdir, sink, step=0):
-    journal = Journal(workdir, step=step, sinks=[sink])
+    journal = MetricLog(workdir, step=step, sinks=[sink])
     for t in (step + 1, step + 2):
         journal.write(t, {"train/loss": 0.5 / t, "train/bad": float("nan")})
     journal.close()

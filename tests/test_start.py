@@ -21,10 +21,10 @@ from jaxdl.nn.head import Classifier, Head
 from jaxdl.objectives.base import Model
 from jaxdl.research.finished import evaluate
 from jaxdl.run import run
-from jaxdl.train import materialize
-from jaxdl.train.materialize import drawn
+from jaxdl.train import materialize as materialize_module
+from jaxdl.train.materialize import materialize
 from jaxdl.train.sharding import make_mesh, replicated, tree_shardings
-from jaxdl.train.state import Keeps, abstract_state, init_state, new_state
+from jaxdl.train.state import StateSpec, abstract_state, init_state, new_state
 
 KEY = jax.random.key(3)
 
@@ -86,7 +86,7 @@ def programs():
 @pytest.mark.parametrize("name", programs())
 def test_what_is_drawn_is_what_the_program_returns(name):
     program = programs()[name]
-    assert_same(drawn(program, KEY, places=whole), program(KEY))
+    assert_same(materialize(program, KEY, shardings=whole), program(KEY))
 
 
 def test_nothing_is_compiled_but_one_stretch_of_each_kind_of_draw():
@@ -96,9 +96,9 @@ def test_nothing_is_compiled_but_one_stretch_of_each_kind_of_draw():
         kernels = [nn.initializers.he_normal()(k, s) for k, s in zip(keys, shapes, strict=False)]
         return kernels, nn.initializers.normal(0.02)(keys[4], (9, 9)), jnp.zeros((11, 13))
 
-    materialize._stretch.clear_cache()
-    drawn(program, KEY, places=whole)
-    assert materialize._stretch._cache_size() == 2  # truncated, and not
+    materialize_module._stretch.clear_cache()
+    materialize(program, KEY, shardings=whole)
+    assert materialize_module._stretch._cache_size() == 2  # truncated, and not
 
 
 @pytest.mark.parametrize("shape", [(1, 8), (4, 2)], ids=["data8", "fsdp4"])
@@ -108,10 +108,10 @@ def test_numbers_do_not_depend_on_the_mesh(shape):
     spec = {"image": jax.ShapeDtypeStruct((1, 16, 16, 1), jnp.uint8)}
     spec["label"] = jax.ShapeDtypeStruct((1,), jnp.int32)
     fsdp, data = shape
-    mesh, tx, keeps = make_mesh(data=data, fsdp=fsdp), optax.adam(1e-3), Keeps(average=True)
-    state = init_state(goal, tx, KEY, spec, mesh, keeps)
-    assert_same(state, new_state(goal, tx, KEY, spec, keeps))
-    abstract = abstract_state(goal, tx, KEY, spec, mesh, keeps)
+    mesh, tx, options = make_mesh(data=data, fsdp=fsdp), optax.adam(1e-3), StateSpec(average=True)
+    state = init_state(goal, tx, KEY, spec, mesh, options)
+    assert_same(state, new_state(goal, tx, KEY, spec, options))
+    abstract = abstract_state(goal, tx, KEY, spec, mesh, options)
     for leaf, form in zip(jax.tree.leaves(state), jax.tree.leaves(abstract), strict=True):
         assert leaf.sharding == form.sharding and leaf.dtype == form.dtype
     kernel = state.params["backbone"]["dense0"]["kernel"]
@@ -137,9 +137,9 @@ STRUCTURES = (
 
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_every_structure_is_drawn_without_a_compiler(name):
-    materialize._stretch.clear_cache()
-    found = drawn(initialiser(name), KEY, places=whole)
-    assert materialize._stretch._cache_size() <= 3  # normal, truncated, uniform
+    materialize_module._stretch.clear_cache()
+    found = materialize(initialiser(name), KEY, shardings=whole)
+    assert materialize_module._stretch._cache_size() <= 3  # normal, truncated, uniform
     expected = jax.eval_shape(initialiser(name), KEY)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), found) == jax.tree.map(
         lambda x: (x.shape, x.dtype), expected
@@ -148,7 +148,10 @@ def test_every_structure_is_drawn_without_a_compiler(name):
 
 @pytest.mark.parametrize("name", ["mlp", "lenet5", "vit_tiny_patch16_224"])
 def test_first_values_of_a_network_are_those_of_flax(name):
-    found, expected = drawn(initialiser(name), KEY, places=whole), quick(initialiser(name))(KEY)
+    found, expected = (
+        materialize(initialiser(name), KEY, shardings=whole),
+        quick(initialiser(name))(KEY),
+    )
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         # a compiler may contract a product and a sum: the last bits
@@ -170,7 +173,7 @@ class _Odd(nn.Module):
 def test_parameters_that_are_no_plain_draws():
     module = Classifier(_Odd(), Head(3))
     program = lambda key: module.init({"params": key}, jnp.zeros((1, 4, 4, 1)), train=False)
-    found, expected = drawn(program, KEY, places=whole), dict(program(KEY))
+    found, expected = materialize(program, KEY, shardings=whole), dict(program(KEY))
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     # the head's kernel, like the kernels above, to the last bits
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-6, 1e-7), found, expected)
@@ -179,8 +182,8 @@ def test_parameters_that_are_no_plain_draws():
 def test_a_split_leaf_is_the_whole_one():
     mesh = make_mesh(data=2, fsdp=4)
     program = lambda key: {"kernel": jax.random.normal(key, (512, 256))}
-    places = lambda shapes: tree_shardings(shapes, mesh)
-    found = drawn(program, KEY, places=places)["kernel"]
+    shardings = lambda shapes: tree_shardings(shapes, mesh)
+    found = materialize(program, KEY, shardings=shardings)["kernel"]
     assert found.sharding.shard_shape(found.shape) == (128, 256)
     np.testing.assert_array_equal(found, program(KEY)["kernel"])
 

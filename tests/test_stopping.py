@@ -6,7 +6,7 @@ import math
 import pytest
 
 from jaxdl.errors import UserError
-from jaxdl.rundir.journal import Journal
+from jaxdl.rundir.journal import MetricLog
 from jaxdl.train.stopping import best, should_stop
 
 NAN = math.nan
@@ -41,13 +41,13 @@ def test_best_is_the_first_of_equals():
 
 
 def test_the_journal_forgets_what_lies_beyond_the_resumed_step(tmp_path):
-    journal = Journal(tmp_path)
+    journal = MetricLog(tmp_path)
     for step in (10, 20, 30):
         journal.write(step, {"train/loss": 1 / step})
     journal.close()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 40, "train/lo')  # torn by a kill
-    again = Journal(tmp_path, step=20)
+    again = MetricLog(tmp_path, step=20)
     assert again.series("train/loss") == [(10, 1 / 10), (20, 1 / 20)]
     again.write(30, {"train/loss": math.inf})
     again.close()
@@ -60,4 +60,4 @@ def test_the_journal_forgets_what_lies_beyond_the_resumed_step(tmp_path):
 def test_a_damaged_journal_names_its_line(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\nnonsense\n{"step": 3}\n')
     with pytest.raises(UserError, match=r"metrics.jsonl, line 2"):
-        Journal(tmp_path)
+        MetricLog(tmp_path)

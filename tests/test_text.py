@@ -100,7 +100,7 @@ def test_perplexity_by_hand():
     total, count = bind("metrics", part("perplexity"))(outputs, batch)
     assert count == 3
     # log 1 + log 3 + log 3 over three tokens: 3^(2/3)
-    value = find("metrics", "perplexity").facts["value"]
+    value = find("metrics", "perplexity").metadata["value"]
     assert value(np.float64(total), np.float64(count)) == pytest.approx(3 ** (2 / 3), rel=1e-6)
     total, count = bind("metrics", part("bits_per_token"))(outputs, batch)
     np.testing.assert_allclose(total / count, 2 / 3 * np.log2(3), rtol=1e-6)

@@ -15,10 +15,10 @@ from jaxdl.objectives.base import Model, augmented
 from jaxdl.objectives.supervised import supervised
 from jaxdl.optim.averages import ema
 from jaxdl.optim.sam import sam
-from jaxdl.train.gradients import accumulate, whole
+from jaxdl.train.gradients import accumulate_grads, full_batch_grad
 from jaxdl.train.precision import auto, bfloat16
 from jaxdl.train.sharding import AXES, batch_sharding
-from jaxdl.train.state import Keeps, init_state
+from jaxdl.train.state import StateSpec, init_state
 from jaxdl.train.step import compile_step, make_step
 
 FLOAT32 = jnp.dtype(jnp.float32)
@@ -52,10 +52,10 @@ def batches(n, size=16, seed=0):
         yield {"image": image.astype(np.float32), "label": label}
 
 
-def train(goal, tx, mesh, steps, gradient=whole, average=None, size=16, seed=0):
+def train(goal, tx, mesh, steps, gradient=full_batch_grad, average=None, size=16, seed=0):
     spec = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in next(batches(1, size)).items()}
     key = jax.random.key(seed)
-    state = init_state(goal, tx, key, spec, mesh, Keeps(average=average is not None))
+    state = init_state(goal, tx, key, spec, mesh, StateSpec(average=average is not None))
     step = compile_step(make_step(goal, tx, gradient, average=average), state)
     losses = []
     for batch in batches(steps, size):
@@ -94,8 +94,8 @@ def test_accumulating_equals_the_full_batch(n):
     batch["mask"] = jnp.asarray([1.0] * 5 + [0.0] * 11 + [1.0, 0.0] * 8)
     params, variables = goal.init(jax.random.key(0), batch)
     args = (params, variables, batch, jax.random.key(1))
-    (loss, aux), grads = jax.jit(whole(goal.loss))(*args)
-    (loss_n, aux_n), grads_n = jax.jit(accumulate(n)(goal.loss))(*args)
+    (loss, aux), grads = jax.jit(full_batch_grad(goal.loss))(*args)
+    (loss_n, aux_n), grads_n = jax.jit(accumulate_grads(n)(goal.loss))(*args)
     np.testing.assert_allclose(loss_n, loss, rtol=1e-6)
     chex.assert_trees_all_close(grads_n, grads, rtol=1e-6, atol=1e-7)
     chex.assert_trees_all_close(aux_n.metrics, aux.metrics, rtol=1e-6)
@@ -104,16 +104,18 @@ def test_accumulating_equals_the_full_batch(n):
 def test_accumulating_equals_the_full_batch_over_steps_and_devices():
     goal = goal_of(models.create("mlp", 10, widths=(32,)))
     tx = optax.sgd(0.1, momentum=0.9)
-    whole, _ = train(goal, tx, mesh_of(1), 10, size=32)
-    parts, _ = train(goal, tx, mesh_of(4, 2), 10, accumulate(4), size=32)
-    chex.assert_trees_all_close(parts.params, whole.params, rtol=1e-5, atol=1e-6)
+    full_batch_grad, _ = train(goal, tx, mesh_of(1), 10, size=32)
+    parts, _ = train(goal, tx, mesh_of(4, 2), 10, accumulate_grads(4), size=32)
+    chex.assert_trees_all_close(parts.params, full_batch_grad.params, rtol=1e-5, atol=1e-6)
 
 
 def test_accumulating_passes_batch_statistics_on():
     goal = goal_of(Classifier(Dropped(), Head(10)))
     batch = jax.tree.map(jnp.asarray, next(batches(1, 16)))
     params, variables = goal.init(jax.random.key(0), batch)
-    (_, aux), _ = jax.jit(accumulate(2)(goal.loss))(params, variables, batch, jax.random.key(1))
+    (_, aux), _ = jax.jit(accumulate_grads(2)(goal.loss))(
+        params, variables, batch, jax.random.key(1)
+    )
     expected = variables
     for half in (slice(0, None, 2), slice(1, None, 2)):
         micro = jax.tree.map(lambda x, h=half: x[h], batch)
@@ -166,7 +168,7 @@ def test_metrics_hold_the_norms():
     spec = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in batch.items()}
     tx = optax.sgd(0.5)
     state = init_state(goal, tx, jax.random.key(0), spec, mesh_of(1))
-    grads = whole(goal.loss)(state.params, state.variables, batch, state.key)[1]
+    grads = full_batch_grad(goal.loss)(state.params, state.variables, batch, state.key)[1]
     size = np.sqrt(sum(np.sum(np.square(g)) for g in jax.tree.leaves(grads)))
     state, metrics = compile_step(make_step(goal, tx), state)(state, batch)
     np.testing.assert_allclose(metrics["gradient_norm"][0], size, rtol=1e-5)
@@ -179,7 +181,7 @@ def test_ema_follows_its_formula():
     batch = jax.tree.map(jnp.asarray, next(batches(1)))
     spec = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in batch.items()}
     state = init_state(
-        goal, optax.sgd(0.1), jax.random.key(0), spec, mesh_of(1), Keeps(average=True)
+        goal, optax.sgd(0.1), jax.random.key(0), spec, mesh_of(1), StateSpec(average=True)
     )
     step = jax.jit(make_step(goal, optax.sgd(0.1), average=ema(decay=0.5)))
     average = {"params": state.params, "variables": state.variables}

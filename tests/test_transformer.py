@@ -316,7 +316,7 @@ def test_parameters_of_the_base_model():
     counts = {"transformer": 63_082_496, "transformer_decoder": shared + 6 * encoder}
     for name, count in counts.items():
         model = models.create(name, 37_000)
-        tokens = [jnp.zeros((1, *models.input_shape(name)), jnp.int32)] * len(model.reads)
+        tokens = [jnp.zeros((1, *models.input_shape(name)), jnp.int32)] * len(model.inputs)
         shapes = jax.eval_shape(model.init, jax.random.key(0), *tokens)
         assert tree.count(shapes["params"]) == count
     untied = models.create("transformer_decoder", 37_000, tied=False)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
 
-from jaxdl.train.materialize import drawn
+from jaxdl.train.materialize import materialize
 
 # Compiling takes longer than running: without LLVM's optimisations it takes half as long, and half
 # of that where XLA writes its loops itself instead of lowering them through MLIR.
@@ -24,7 +24,7 @@ quick = partial(jax.jit, compiler_options=QUICK)
 def initial(init: Callable[..., Any], *args: Any) -> Any:
     """What an initialiser returns, drawn rather than compiled."""
     here = SingleDeviceSharding(jax.devices()[0])
-    made = drawn(init, *args, places=lambda shapes: jax.tree.map(lambda _: here, shapes))
+    made = materialize(init, *args, shardings=lambda shapes: jax.tree.map(lambda _: here, shapes))
     return jax.tree.map(jnp.asarray, jax.device_get(made))  # bound to no device, as init's are
 
 

@@ -86,9 +86,9 @@ def one_of(
 def _choice(name: str, batch: Batch, results: list[Batch], chosen: Array) -> Batch:
     # A result that mixes examples says so in keys that the others lack: their share is whole.
     whole = {}
-    if any("share" in r for r in results):
+    if any("lam" in r for r in results):
         whole["mixed_label"] = batch["label"]
-        whole["share"] = jnp.ones(batch["label"].shape[:1], jnp.float32)
+        whole["lam"] = jnp.ones(batch["label"].shape[:1], jnp.float32)
     results = [{**whole, **r} for r in results]
     merged = {}
     for k, first in results[0].items():

@@ -45,21 +45,21 @@ def _share(key: Array, batch: Batch, alpha: float, per: Per) -> Array:
     return jnp.where(_partner(mask_of(batch)) > 0, jnp.broadcast_to(drawn, (b,)), 1.0)
 
 
-def _blended(image: Array, share: Array) -> Array:
+def _blended(image: Array, lam: Array) -> Array:
     # x = lambda x_i + (1 - lambda) x_j
-    share = sides(share, image)
-    mixed = share * image.astype(jnp.float32)
-    mixed += (1 - share) * _partner(image).astype(jnp.float32)
+    lam = sides(lam, image)
+    mixed = lam * image.astype(jnp.float32)
+    mixed += (1 - lam) * _partner(image).astype(jnp.float32)
     is_bytes = jnp.issubdtype(image.dtype, jnp.integer)
     return (jnp.round(mixed) if is_bytes else mixed).astype(image.dtype)
 
 
-def _box(key: Array, share: Array, shape: tuple[int, int], per: Per) -> Array:
+def _box(key: Array, lam: Array, shape: tuple[int, int], per: Per) -> Array:
     """A mask (b, h, w) of 1 - share of the image, about, less what sticks out of it."""
-    b, (h, w) = share.shape[0], shape
+    b, (h, w) = lam.shape[0], shape
     whole = jnp.array([[h, w]])
     # r_h = H sqrt(1 - lambda), r_w = W sqrt(1 - lambda), the centre uniform
-    size = (whole * jnp.sqrt(1 - share)[:, None]).astype(jnp.int32)
+    size = (whole * jnp.sqrt(1 - lam)[:, None]).astype(jnp.int32)
     centre = jax.random.randint(key, (b if per == "example" else 1, 2), 0, whole)
     return inside(jnp.broadcast_to(centre, (b, 2)) - size // 2, size, shape)
 
@@ -68,8 +68,8 @@ def _kept(box: Array) -> Array:
     return 1 - jnp.mean(box, axis=(1, 2), dtype=jnp.float32)
 
 
-def _labelled(batch: Batch, image: Array, share: Array) -> Batch:
-    return {**batch, "image": image, "mixed_label": _partner(batch["label"]), "share": share}
+def _labelled(batch: Batch, image: Array, lam: Array) -> Batch:
+    return {**batch, "image": image, "mixed_label": _partner(batch["label"]), "lam": lam}
 
 
 @register("augmentations", mixes=True)
@@ -87,8 +87,8 @@ def mixup(key: Array, batch: Batch, /, *, alpha: Positive = 0.2, per: Per = "bat
             each example.
     """
     _refuse(batch, "mixup", maps=False)
-    share = _share(key, batch, alpha, per)
-    return _labelled(batch, _blended(batch["image"], share), share)
+    lam = _share(key, batch, alpha, per)
+    return _labelled(batch, _blended(batch["image"], lam), lam)
 
 
 @register("augmentations", mixes=True)
@@ -154,5 +154,5 @@ def mixup_or_cutmix(
         return jnp.where(sides(mixes, whole), mixed, whole)
 
     return _labelled(
-        batch, chosen("image", batch["image"]), chosen("share", jnp.ones(b, jnp.float32))
+        batch, chosen("image", batch["image"]), chosen("lam", jnp.ones(b, jnp.float32))
     )

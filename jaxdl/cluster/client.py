@@ -38,7 +38,7 @@ def on(name: str, handler: Callable[[Any], None]) -> None:
     _handlers[name] = handler
 
 
-class Line:
+class Client:
     """A connection to the desk of process 0, which process 0 keeps too.
 
     Args:
@@ -55,21 +55,21 @@ class Line:
     def __init__(self, host: str, port: int, process: int, processes: int, timeout: float):
         self.process, self._timeout = process, timeout
         self.name = f"process {process} ({socket.gethostname()}, pid {os.getpid()})"
-        self._desk = _keep_desk(port, processes, timeout) if process == 0 else None
+        self._coordinator = _start_coordinator(port, processes, timeout) if process == 0 else None
         self._given: defaultdict[str, queue.Queue] = defaultdict(queue.Queue)
         self._closed, self._sending = threading.Event(), threading.Lock()
         self._failed: tuple[int, str] | None = None
         self._connection = _connected(host, port, timeout)
         self._write({"process": process, "name": self.name, "processes": processes})
-        threading.Thread(target=self._read, name="jaxdl-line", daemon=True).start()
+        threading.Thread(target=self._read, name="jaxdl-client", daemon=True).start()
 
-    def start(self, facts: Mapping[str, Any]) -> list[str]:
+    def start(self, metadata: Mapping[str, Any]) -> list[str]:
         """Wait until all processes are there; their names.
 
         Raises:
             UserError: says which are missing or surplus, or whose facts are not those of process 0.
         """
-        self.send("start", dict(facts))
+        self.send("start", dict(metadata))
         try:
             # The desk knows who is missing, so it speaks first.
             answer = self._given["start"].get(timeout=self._timeout + GRACE)
@@ -110,7 +110,7 @@ class Line:
         """End the program at once; process 0 after the others, whom its end would abort."""
         self._closed.set()
         deadline = time.monotonic() + GRACE + 1
-        while self._desk and self._desk.connected > 1 and time.monotonic() < deadline:
+        while self._coordinator and self._coordinator.connected > 1 and time.monotonic() < deadline:
             time.sleep(0.01)
         end(status)
 
@@ -156,8 +156,8 @@ class Line:
             self.exit(status)
 
 
-def _keep_desk(port: int, processes: int, timeout: float) -> Any:
-    from jaxdl.cluster.coordinator import Desk  # asyncio, which one process needs
+def _start_coordinator(port: int, processes: int, timeout: float) -> Any:
+    from jaxdl.cluster.coordinator import Coordinator  # asyncio, which one process needs
 
     both = socket.has_dualstack_ipv6()
     try:
@@ -167,9 +167,11 @@ def _keep_desk(port: int, processes: int, timeout: float) -> Any:
     except OSError as error:
         raise UserError(f"process 0 cannot listen at port {port}: {error.strerror}") from error
     _notice_silence(listening)
-    desk = Desk(processes, timeout)
-    threading.Thread(target=desk.keep, args=(listening,), name="jaxdl-desk", daemon=True).start()
-    return desk
+    coordinator = Coordinator(processes, timeout)
+    threading.Thread(
+        target=coordinator.serve, args=(listening,), name="jaxdl-coordinator", daemon=True
+    ).start()
+    return coordinator
 
 
 def _connected(host: str, port: int, timeout: float) -> socket.socket:

@@ -16,7 +16,7 @@ NOTICES = ("asked", "failed")
 LONGEST = 2**20  # bytes of a message
 
 
-class Desk:
+class Coordinator:
     """Serves the processes of one run; its state belongs to the thread that `keep`s it.
 
     Args:
@@ -38,7 +38,7 @@ class Desk:
         """How many processes are there, this one among them."""
         return len(self._writers)
 
-    def keep(self, listening: socket.socket) -> None:
+    def serve(self, listening: socket.socket) -> None:
         """Serve those who connect to this socket, for as long as the program runs."""
         asyncio.run(self._serve(listening))
 
@@ -121,13 +121,13 @@ class Desk:
             self._writers[process].write(_message(name, value))
 
 
-def differences(names: Sequence[str], facts: Sequence[Mapping[str, Any]]) -> str | None:
+def differences(names: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> str | None:
     """What processes have otherwise than process 0, in one line; None where all agree."""
     found = []
-    for name, own in zip(names[1:], facts[1:], strict=True):
-        keys = sorted(k for k in facts[0] | own if facts[0].get(k) != own.get(k))
+    for name, own in zip(names[1:], metadata[1:], strict=True):
+        keys = sorted(k for k in metadata[0] | own if metadata[0].get(k) != own.get(k))
         if keys:
-            said = ", ".join(f"{k} {own.get(k)!r}, not {facts[0].get(k)!r}" for k in keys[:3])
+            said = ", ".join(f"{k} {own.get(k)!r}, not {metadata[0].get(k)!r}" for k in keys[:3])
             found.append(f"{name} has {said}")
     return f"processes differ from process 0: {'; '.join(found[:3])}" if found else None
 

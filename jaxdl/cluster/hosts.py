@@ -15,13 +15,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from jaxdl.cluster.client import Line, end
+from jaxdl.cluster.client import Client, end
 from jaxdl.errors import UserError
 
 # JAX is imported where it is used: signals, which need this file, are listened to before that.
 
-_line: Line | None = None
-_meeting: Line | None = None  # until all are there
+_client: Client | None = None
+_meeting: Client | None = None  # until all are there
 
 
 class Place(NamedTuple):
@@ -37,33 +37,33 @@ class Place(NamedTuple):
 
 def several() -> bool:
     """Whether this process is one of several."""
-    return _line is not None
+    return _client is not None
 
 
 def leads() -> bool:
     """Whether this process is the one that prints and writes files."""
-    return _line is None or _line.process == 0
+    return _client is None or _client.process == 0
 
 
 def name() -> str:
     """This process among several, its host and its pid; empty where it is the only one."""
-    return _line.name if _line else ""
+    return _client.name if _client else ""
 
 
 def send(notice: str, value: Any) -> None:
     """Say something to the processes of the run, and go on."""
-    _line.send(notice, value)
+    _client.send(notice, value)
 
 
 def gather(name: str, value: Any) -> list[Any]:
     """What all processes gave under this name, by process; waits for them. It must be JSON."""
-    return _line.gather(name, value) if _line else [value]
+    return _client.gather(name, value) if _client else [value]
 
 
 def exit(status: int) -> None:
     """End the program at once, and while not all have started, the others with it."""
-    if _line:
-        _line.exit(status)
+    if _client:
+        _client.exit(status)
     if _meeting:
         _meeting.fail(status, "stopped before all had started")
     end(status)
@@ -110,7 +110,7 @@ def find_place(
 
 @contextlib.contextmanager
 def joined(
-    place: Place, facts: Mapping[str, Any], *, timeout: float, heartbeat: float
+    place: Place, metadata: Mapping[str, Any], *, timeout: float, heartbeat: float
 ) -> Iterator[None]:
     """Start together with all processes, and end together; nothing of JAX may run before.
 
@@ -125,11 +125,11 @@ def joined(
     Raises:
         UserError: says which processes are missing, surplus or different.
     """
-    global _line, _meeting
-    line = _meeting = Line(place.host, place.port - 1, place.process, place.processes, timeout)
+    global _client, _meeting
+    client = _meeting = Client(place.host, place.port - 1, place.process, place.processes, timeout)
     try:
-        names = line.start({"jax": importlib.metadata.version("jax"), **_flat(facts)})
-        _line = line
+        names = client.start({"jax": importlib.metadata.version("jax"), **_flat(metadata)})
+        _client = client
     finally:
         _meeting = None
     try:
@@ -141,13 +141,13 @@ def joined(
         if status == 1:
             # A collective fails where a process is gone. The line hears why, and ends the program.
             time.sleep(1)
-            line.follow()
+            client.follow()
             traceback.print_exc()
         else:
             print(f"error: {error}", file=sys.stderr)
-        line.fail(status, f"{type(error).__name__ if status == 1 else ''} {error}".strip())
-    line.leave()
-    _line = None
+        client.fail(status, f"{type(error).__name__ if status == 1 else ''} {error}".strip())
+    client.leave()
+    _client = None
     _shut_down()
 
 

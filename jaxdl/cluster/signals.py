@@ -47,7 +47,7 @@ class Stop:
 
     def __init__(self, program: bool = True) -> None:
         self.caught: signal.Signals | None = None
-        self.passing: Callable[[], None] = lambda: None
+        self.heartbeat: Callable[[], None] = lambda: None
         """Called at each place, and at `begin`."""
         self._program = program
         self._passed: int | None = None
@@ -56,7 +56,7 @@ class Stop:
 
     def begin(self) -> None:
         """From here on there is something to save; once more changes nothing."""
-        self.passing()
+        self.heartbeat()
         with self._settled():
             self._passed = self._passed or 0
 
@@ -69,7 +69,7 @@ class Stop:
 
     def reached(self) -> bool:
         """Whether to stop here."""
-        self.passing()
+        self.heartbeat()
         with self._settled():
             self._passed += 1
             return self._at is not None and self._passed >= self._at

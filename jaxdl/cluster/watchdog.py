@@ -62,7 +62,7 @@ def _end(seconds: float, name: str) -> None:
 def _say(seconds: float, name: str) -> None:
     of = f" of {name}" if name else ""
     print(
-        f"error: nothing has moved for {seconds:g} s (config.hang_after); "
+        f"error: nothing has moved for {seconds:g} s (config.watchdog_seconds); "
         f"a new start goes on from the newest checkpoint. Threads{of}:",
         file=sys.stderr,
         flush=True,

@@ -12,29 +12,29 @@ from jaxdl.data.prefetch import Batches
 from jaxdl.data.sampler import train_indices
 from jaxdl.data.split import Split
 from jaxdl.errors import UserError
-from jaxdl.types import Run
+from jaxdl.types import MultiStepBatch
 
 
-def run_spec(
+def multistep_spec(
     split: Split,
     *,
     batch_size: int,
     longest: int,
     sharding: NamedSharding,
     seed: int | Sequence[int] = 0,
-) -> Run:
+) -> MultiStepBatch:
     """Shapes, types and shardings of what `train_runs` gives."""
     along, everywhere = _places(sharding, seed)
     orders = () if isinstance(seed, int) else (len(seed),)
     shape = lambda shape, dtype, place: jax.ShapeDtypeStruct(shape, dtype, sharding=place)
-    return Run(
+    return MultiStepBatch(
         shape((), np.int32, everywhere),
         shape((longest, *orders, batch_size), np.int32, along),
         {k: shape(a.shape, a.dtype, everywhere) for k, a in _arrays(split).items()},
     )
 
 
-def train_runs(
+def multistep_batches(
     split: Split,
     *,
     batch_size: int,
@@ -60,7 +60,7 @@ def train_runs(
     _arrays(split)
     arrays = copies(split, sharding)
 
-    def made() -> Iterator[Run]:
+    def made() -> Iterator[MultiStepBatch]:
         for steps in runs:
             index = np.zeros((longest, len(seeds), len(rows)), np.int32)
             for (i, t), (j, s) in itertools.product(enumerate(steps), enumerate(seeds)):
@@ -69,7 +69,7 @@ def train_runs(
                 index = index[:, 0]
             shape = (*index.shape[:-1], batch_size)
             count = np.int32(len(steps))
-            yield Run(
+            yield MultiStepBatch(
                 jax.make_array_from_process_local_data(everywhere, count, ()),
                 jax.make_array_from_process_local_data(along, index, shape),
                 arrays,
@@ -90,6 +90,6 @@ def _arrays(split: Split) -> dict[str, np.ndarray]:
     if not split.in_memory:
         raise UserError(
             f"split '{split.name}' is not in memory, and several steps in one program "
-            "(config.dispatch) need all examples on the device: see config.data.memory"
+            "(config.steps_per_execution) need all examples on the device: see config.data.memory"
         )
     return split.arrays

@@ -54,7 +54,7 @@ def _share(error: Array, right: Array) -> Array:
     return error / jnp.where(whole > 0, whole, 1.0)
 
 
-@register("map_losses")
+@register("segmentation_losses")
 def dice(
     logits: Array,
     label: Array,
@@ -86,7 +86,7 @@ def dice(
     return jnp.mean(_share(error / 2, found.right + smooth), axis=-1)
 
 
-@register("map_losses")
+@register("segmentation_losses")
 def generalized_dice(logits: Array, label: Array, weight: Array, /) -> Array:
     """Dice loss in which every class weighs the inverse of its squared volume.
 
@@ -112,7 +112,7 @@ def generalized_dice(logits: Array, label: Array, weight: Array, /) -> Array:
     return _share(add(found.excess + found.missed) / 2, add(found.right))
 
 
-@register("map_losses")
+@register("segmentation_losses")
 def jaccard(logits: Array, label: Array, weight: Array, /, *, smooth: NonNegative = 1.0) -> Array:
     """Soft intersection over union, as a loss.
 
@@ -132,7 +132,7 @@ def jaccard(logits: Array, label: Array, weight: Array, /, *, smooth: NonNegativ
     return tversky(logits, label, weight, alpha=1.0, beta=1.0, smooth=smooth)
 
 
-@register("map_losses")
+@register("segmentation_losses")
 def tversky(
     logits: Array,
     label: Array,
@@ -163,7 +163,7 @@ def tversky(
     return jnp.mean(_tversky(logits, label, weight, alpha, beta, smooth), axis=-1)
 
 
-@register("map_losses")
+@register("segmentation_losses")
 def focal_tversky(
     logits: Array,
     label: Array,

@@ -21,14 +21,14 @@ def over_successors(values: Array, batch: Batch) -> Pair:
     return jnp.sum(jnp.where(weight > 0, values, 0.0) * weight), jnp.sum(weight)
 
 
-@register("metrics", each="token")
+@register("metrics", unit="token")
 def next_token_accuracy(outputs: Outputs, batch: Batch, /) -> Pair:
     """Share of tokens that had the largest logit at the place before theirs."""
     hit = jnp.argmax(outputs["logits"][:, :-1], axis=-1) == batch["tokens"][:, 1:]
     return over_successors(hit.astype(jnp.float32), batch)
 
 
-@register("metrics", each="token")
+@register("metrics", unit="token")
 def next_token_cross_entropy(outputs: Outputs, batch: Batch, /) -> Pair:
     """Mean negative log-likelihood of each token given those before it, in nats."""
     losses = optax.losses.softmax_cross_entropy_with_integer_labels(
@@ -45,7 +45,7 @@ def exp_of_mean(total: np.ndarray, count: np.ndarray) -> float:
         return float(np.exp(np.float64(total) / count))
 
 
-@register("metrics", each="token", value=exp_of_mean)
+@register("metrics", unit="token", value=exp_of_mean)
 def perplexity(outputs: Outputs, batch: Batch, /) -> Pair:
     """e to the mean negative log-likelihood over a whole split: between how many tokens it wavers.
 
@@ -54,7 +54,7 @@ def perplexity(outputs: Outputs, batch: Batch, /) -> Pair:
     return next_token_cross_entropy(outputs, batch)
 
 
-@register("metrics", each="token")
+@register("metrics", unit="token")
 def bits_per_token(outputs: Outputs, batch: Batch, /) -> Pair:
     """Mean negative log2-likelihood of each token: what an arithmetic coder would write for it."""
     total, count = next_token_cross_entropy(outputs, batch)

@@ -41,7 +41,7 @@ def weighted(values: Array, weight: Array) -> Pair:
     return jnp.sum(jnp.where(weight > 0, values, 0.0) * weight), jnp.sum(weight)
 
 
-@register("metrics", each="pixel")
+@register("metrics", unit="pixel")
 def pixel_accuracy(outputs: Outputs, batch: Batch, /, *, ignore: int | None = VOID) -> Pair:
     """Share of pixels whose largest logit is the label's."""
     logits, label, weight = pixels(outputs["logits"], batch, ignore)
@@ -60,7 +60,7 @@ def overlaps(
     return of_class(label)(valid * (said == label)), of_class(label)(valid), of_class(said)(valid)
 
 
-@register("metrics", each="pixel")
+@register("metrics", unit="pixel")
 def iou(outputs: Outputs, batch: Batch, /, *, ignore: int | None = VOID) -> Pair:
     """Intersection over union of each class, also called Jaccard index: two vectors (k,).
 
@@ -70,7 +70,7 @@ def iou(outputs: Outputs, batch: Batch, /, *, ignore: int | None = VOID) -> Pair
     return both, truth + said - both
 
 
-@register("metrics", each="pixel")
+@register("metrics", unit="pixel")
 def dice(outputs: Outputs, batch: Batch, /, *, ignore: int | None = VOID) -> Pair:
     """Dice coefficient of each class, twice the intersection over both sizes: two vectors (k,).
 
@@ -87,13 +87,13 @@ def mean_over_seen(intersection: np.ndarray, union: np.ndarray) -> float:
     return float(np.mean(intersection[seen] / union[seen])) if seen.any() else math.nan
 
 
-@register("metrics", each="pixel", value=mean_over_seen)
+@register("metrics", unit="pixel", value=mean_over_seen)
 def mean_iou(outputs: Outputs, batch: Batch, /, *, ignore: int | None = VOID) -> Pair:
     """Mean of `iou` over the classes that are there or predicted, in the whole split."""
     return iou(outputs, batch, ignore=ignore)
 
 
-@register("metrics", each="pixel", value=mean_over_seen)
+@register("metrics", unit="pixel", value=mean_over_seen)
 def mean_dice(outputs: Outputs, batch: Batch, /, *, ignore: int | None = VOID) -> Pair:
     """Mean of `dice` over the classes that are there or predicted, in the whole split.
 

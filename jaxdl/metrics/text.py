@@ -150,7 +150,7 @@ def _written(outputs: Outputs, batch: Batch, prompt: int, end: int | None) -> di
     return {"hypothesis": behind(outputs["generated"]), "reference": behind(batch["tokens"])}
 
 
-_FACTS: dict[str, Any] = {"each": "token", "reads": "generated", "merge": "concat"}
+_FACTS: dict[str, Any] = {"unit": "token", "inputs": "generated", "merge": "concat"}
 
 
 @register("metrics", **_FACTS, value=bleu_of)

@@ -13,13 +13,13 @@ from jaxdl.config import Part
 
 def input_shape(name: str) -> tuple[int, ...]:
     """(h, w, c) of the images, or (t,) of the tokens, that the model `name` was made for."""
-    facts = registry.find("models", name).facts
-    return facts.get("tokens") or facts.get("image", (224, 224, 3))
+    metadata = registry.find("models", name).metadata
+    return metadata.get("tokens") or metadata.get("image", (224, 224, 3))
 
 
 def usual_classes(name: str) -> int:
     """Classes, or tokens of the vocabulary, that the model `name` was made for."""
-    return registry.find("models", name).facts.get("num_classes", 1000)
+    return registry.find("models", name).metadata.get("num_classes", 1000)
 
 
 def input_specs(
@@ -27,8 +27,8 @@ def input_specs(
 ) -> tuple[jax.ShapeDtypeStruct, ...]:
     """What a model is called with: float32 images (h, w, c), or int32 tokens (t,) an input."""
     dtype = jnp.int32 if len(shape) == 1 else jnp.float32
-    reads = getattr(model, "reads", ("image",))
-    return tuple(jax.ShapeDtypeStruct((batch_size, *shape), dtype) for _ in reads)
+    inputs = getattr(model, "inputs", ("image",))
+    return tuple(jax.ShapeDtypeStruct((batch_size, *shape), dtype) for _ in inputs)
 
 
 def create(name: str, num_classes: int, **args: Any) -> nn.Module:

@@ -21,7 +21,7 @@ from jaxdl.models.convnext import ConvNeXtBlock
 from jaxdl.models.resnet import SHORTCUTS, BasicBlock, Bottleneck
 from jaxdl.nn.activation import Activation, relu
 from jaxdl.nn.branches import Inception, Unit, same_size
-from jaxdl.nn.gates import Attention, squeeze_excite
+from jaxdl.nn.gates import Gate, squeeze_excite
 from jaxdl.nn.head import Classifier, Head
 from jaxdl.nn.kernel_norm import ConvBuilder, plain
 from jaxdl.nn.layers import ConvNorm, Layers
@@ -165,7 +165,7 @@ def basic(
     name: str,
     /,
     *,
-    attention: Attention | None = None,
+    gate: Gate | None = None,
     drop_path: Rate = 0.0,
 ) -> nn.Module:
     """Two 3x3 convolutions beside a shortcut. https://arxiv.org/abs/1512.03385"""
@@ -174,7 +174,7 @@ def basic(
         stride,
         SHORTCUTS["projection"],
         layers,
-        attention=attention,
+        gate=gate,
         drop_path=drop_path,
         name=name,
     )
@@ -190,7 +190,7 @@ def bottleneck(
     *,
     groups: Count = 1,
     group_width: Count = 64,
-    attention: Attention | None = None,
+    gate: Gate | None = None,
     drop_path: Rate = 0.0,
 ) -> nn.Module:
     """1x1, 3x3, 1x1 beside a shortcut, a quarter as wide inside. https://arxiv.org/abs/1512.03385"""
@@ -203,7 +203,7 @@ def bottleneck(
         layers,
         groups,
         group_width,
-        attention,
+        gate,
         drop_path,
         name=name,
     )
@@ -217,12 +217,12 @@ class _Widening(nn.Module):
     layers: Layers
     expand: int
     kernel: int
-    attention: Callable[[str], nn.Module] | None
+    gate: Callable[[str], nn.Module] | None
     drop_path: float
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        gate = self.attention and (lambda name: self.attention(name))
+        gate = self.gate and (lambda name: self.gate(name))
         return MBConv(
             self.features,
             x.shape[-1] * self.expand,
@@ -245,11 +245,11 @@ def mbconv(
     *,
     expand: Count = 4,
     kernel: Count = 3,
-    attention: Attention | None = squeeze_excite,
+    gate: Gate | None = squeeze_excite,
     drop_path: Rate = 0.0,
 ) -> nn.Module:
     """Narrow ends, a wide depthwise middle, a gate. https://arxiv.org/abs/1801.04381"""
-    return _Widening(features, stride, layers, expand, kernel, attention, drop_path, name=name)
+    return _Widening(features, stride, layers, expand, kernel, gate, drop_path, name=name)
 
 
 @register("blocks", "inception")

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxdl.config import Count, Rate
 from jaxdl.nn.activation import Activation, relu
 from jaxdl.nn.drop import DropPath
-from jaxdl.nn.gates import Attention, squeeze_excite
+from jaxdl.nn.gates import Gate, squeeze_excite
 from jaxdl.nn.head import Classifier, Head
 from jaxdl.nn.kernel_norm import ConvBuilder, plain
 from jaxdl.nn.layers import Layers, fan_out, symmetric
@@ -60,7 +60,7 @@ class BasicBlock(nn.Module):
     layers: Layers = Layers()
     groups: int = 1
     group_width: int = 64
-    attention: Callable[[str], nn.Module] | None = None
+    gate: Callable[[str], nn.Module] | None = None
     drop_path: float = 0.0
     expansion = 1
 
@@ -71,8 +71,8 @@ class BasicBlock(nn.Module):
         y = layers.activation(layers.norm("norm1")(y, train))
         y = _conv(layers, self.features, 3, name="conv2")(y)
         y = layers.norm("norm2")(y, train)
-        if self.attention:
-            y = self.attention("attention")(y)
+        if self.gate:
+            y = self.gate("attention")(y)
         y = DropPath(self.drop_path)(y, train)
         # y = F(x) + shortcut(x)
         return layers.activation(y + self.shortcut(x, self.features, self.stride, layers, train))
@@ -92,8 +92,8 @@ class Bottleneck(BasicBlock):
         y = _conv(layers, inner, 3, self.stride, feature_group_count=self.groups, name="conv2")(y)
         y = layers.activation(layers.norm("norm2")(y, train))
         y = layers.norm("norm3")(_conv(layers, out, 1, name="conv3")(y), train)
-        if self.attention:
-            y = self.attention("attention")(y)
+        if self.gate:
+            y = self.gate("attention")(y)
         y = DropPath(self.drop_path)(y, train)
         return layers.activation(y + self.shortcut(x, out, self.stride, layers, train))
 
@@ -192,7 +192,7 @@ def resnet(
     norm: Norm = batch_norm,
     conv: ConvBuilder = plain,
     pool: Pool = max_pool,
-    attention: Attention | None = None,
+    gate: Gate | None = None,
     drop_rate: Rate = 0.0,
     drop_path: Rate = 0.0,
 ) -> Classifier:
@@ -207,7 +207,7 @@ def resnet(
         layers=layers,
         groups=groups,
         group_width=group_width,
-        attention=attention,
+        gate=gate,
     )
     backbone = ResNet(depths or variant, built, width, stem, layers, pool, drop_path)
     return Classifier(backbone, Head(num_classes, drop_rate))
@@ -223,12 +223,12 @@ def resnet_cifar(
     activation: Activation = relu,
     norm: Norm = batch_norm,
     conv: ConvBuilder = plain,
-    attention: Attention | None = None,
+    gate: Gate | None = None,
     drop_path: Rate = 0.0,
 ) -> Classifier:
     """A residual network of the CIFAR family: 6n + 2 layers for 32x32 images."""
     layers = Layers(conv, norm, activation)
-    block = partial(BasicBlock, shortcut=SHORTCUTS[shortcut], layers=layers, attention=attention)
+    block = partial(BasicBlock, shortcut=SHORTCUTS[shortcut], layers=layers, gate=gate)
     backbone = ResNet((n, n, n), block, width, "cifar", layers, drop_path=drop_path)
     return Classifier(backbone, Head(num_classes))
 
@@ -236,10 +236,10 @@ def resnet_cifar(
 for names, block in ((BASIC, BasicBlock), (BOTTLENECK, Bottleneck)):
     for name, depths in names.items():
         register("models", name)(partial(resnet, depths, block))
-        register("models", f"se{name}")(partial(resnet, depths, block, attention=squeeze_excite))
+        register("models", f"se{name}")(partial(resnet, depths, block, gate=squeeze_excite))
 for name, (depths, groups, group_width) in NEXT.items():
     build = partial(resnet, depths, Bottleneck, groups=groups, group_width=group_width)
     register("models", name)(build)
-    register("models", f"se{name}")(partial(build, attention=squeeze_excite))
+    register("models", f"se{name}")(partial(build, gate=squeeze_excite))
 for name, n in CIFAR.items():
     register("models", name, image=(32, 32, 3), num_classes=10)(partial(resnet_cifar, n))

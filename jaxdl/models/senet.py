@@ -15,7 +15,7 @@ import flax.linen as nn
 from jaxdl.config import Count, Rate
 from jaxdl.nn.activation import Activation, relu
 from jaxdl.nn.drop import DropPath
-from jaxdl.nn.gates import Attention, squeeze_excite
+from jaxdl.nn.gates import Gate, squeeze_excite
 from jaxdl.nn.head import Classifier, Head
 from jaxdl.nn.kernel_norm import ConvBuilder, plain
 from jaxdl.nn.layers import ConvNorm, Layers
@@ -43,7 +43,7 @@ class SEBottleneck(nn.Module):
     stride: int
     groups: int
     layers: Layers
-    attention: Callable[[str], nn.Module] | None
+    gate: Callable[[str], nn.Module] | None
     drop_path: float
 
     @nn.compact
@@ -53,8 +53,8 @@ class SEBottleneck(nn.Module):
         y = unit(2 * self.features, 1, name="unit1")(x, train)
         y = unit(out, 3, self.stride, groups=self.groups, name="unit2")(y, train)
         y = unit(out, 1, act=False, name="unit3")(y, train)
-        if self.attention:
-            y = self.attention("attention")(y)
+        if self.gate:
+            y = self.gate("attention")(y)
         if self.stride > 1 or x.shape[-1] != out:
             kernel = 3 if self.stride > 1 else 1
             x = unit(out, kernel, self.stride, act=False, name="shortcut")(x, train)
@@ -81,7 +81,7 @@ class SENet(nn.Module):
     groups: int = 64
     layers: Layers = Layers()
     pool: Callable[..., Array] = max_pool
-    attention: Callable[[str], nn.Module] | None = squeeze_excite
+    gate: Callable[[str], nn.Module] | None = squeeze_excite
     drop_path: float = 0.0
 
     @nn.compact
@@ -100,7 +100,7 @@ class SENet(nn.Module):
                     2 if i > 0 and j == 0 else 1,
                     self.groups,
                     self.layers,
-                    self.attention,
+                    self.gate,
                     self.drop_path * done / sum(self.depths),
                     name=f"stage{i + 1}_block{j + 1}",
                 )(x, train)
@@ -117,7 +117,7 @@ def senet154(
     width: Count = 64,
     stem: Literal["imagenet", "cifar"] = "imagenet",
     groups: Count = 64,
-    attention: Attention | None = squeeze_excite,
+    gate: Gate | None = squeeze_excite,
     drop_rate: Rate = 0.2,
     drop_path: Rate = 0.0,
     activation: Activation = relu,
@@ -127,5 +127,5 @@ def senet154(
 ) -> Classifier:
     """SENet-154; `stem='cifar'` fits it to small images."""
     layers = Layers(conv, norm, activation)
-    backbone = SENet(depths, width, stem, groups, layers, pool, attention, drop_path)
+    backbone = SENet(depths, width, stem, groups, layers, pool, gate, drop_path)
     return Classifier(backbone, Head(num_classes, drop_rate))

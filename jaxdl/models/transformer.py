@@ -138,7 +138,7 @@ class EncoderDecoder(nn.Module):
 class TokenClassifier(Classifier):
     """A classifier of token sequences."""
 
-    reads = ("tokens",)
+    inputs = ("tokens",)
 
 
 class LanguageModel(nn.Module):
@@ -152,8 +152,8 @@ class LanguageModel(nn.Module):
 
     backbone: nn.Module
     head: nn.Module | None = None
-    reads: tuple[str, ...] = ("tokens",)
-    each = "token"
+    inputs: tuple[str, ...] = ("tokens",)
+    unit = "token"
 
     def features(self, *inputs: Array, train: bool = False) -> Array:
         """What the head reads: (b, t, d)."""
@@ -304,4 +304,4 @@ def transformer(
     )
     encoder = Stack(depth, block, norm, placement)
     decoder = Stack(depth, partial(block, causal=True), norm, placement)
-    return LanguageModel(EncoderDecoder(embed, encoder, decoder), reads=("source", "tokens"))
+    return LanguageModel(EncoderDecoder(embed, encoder, decoder), inputs=("source", "tokens"))

@@ -15,7 +15,7 @@ from jaxdl.nn.squeeze import SqueezeExcite
 from jaxdl.registry import Of, register
 from jaxdl.types import Array
 
-Attention = Annotated[Callable[[str], nn.Module], Of("attentions")]
+Gate = Annotated[Callable[[str], nn.Module], Of("gates")]
 
 
 class EfficientChannel(nn.Module):
@@ -83,7 +83,7 @@ class ChannelThenSpatial(nn.Module):
         return SpatialAttention(self.kernel, name="spatial")(x)
 
 
-@register("attentions", "squeeze_excite")
+@register("gates", "squeeze_excite")
 def squeeze_excite(
     name: str,
     /,
@@ -98,7 +98,7 @@ def squeeze_excite(
     return SqueezeExcite(width, activation, gate, name=name)
 
 
-@register("attentions", "eca")
+@register("gates", "eca")
 def eca(name: str, /, *, gamma: Positive = 2.0, b: float = 1.0) -> nn.Module:
     """ECA-Net: a gate a channel, from its neighbours' means. https://arxiv.org/abs/1910.03151
 
@@ -107,13 +107,13 @@ def eca(name: str, /, *, gamma: Positive = 2.0, b: float = 1.0) -> nn.Module:
     return EfficientChannel(gamma, b, name=name)
 
 
-@register("attentions", "channel")
+@register("gates", "channel")
 def channel(name: str, /, *, ratio: Positive = 1 / 16, activation: Activation = relu) -> nn.Module:
     """CBAM's first half, a gate a channel from means and maxima. https://arxiv.org/abs/1807.06521"""
     return ChannelAttention(ratio, activation, name=name)
 
 
-@register("attentions", "spatial")
+@register("gates", "spatial")
 def spatial(name: str, /, *, kernel: Count = 7) -> nn.Module:
     """CBAM's second half, a gate a position. https://arxiv.org/abs/1807.06521
 
@@ -122,7 +122,7 @@ def spatial(name: str, /, *, kernel: Count = 7) -> nn.Module:
     return SpatialAttention(kernel, name=name)
 
 
-@register("attentions", "cbam")
+@register("gates", "cbam")
 def cbam(
     name: str,
     /,

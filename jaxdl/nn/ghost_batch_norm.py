@@ -18,7 +18,7 @@ from jaxdl.errors import UserError
 from jaxdl.nn.norm import BatchNorm, BatchRenorm
 
 
-def apart(parts: int) -> Callable:
+def ghost_batch_norm(parts: int) -> Callable:
     """An interceptor, under which batch norms in training see `parts` of the batch, each alone.
 
     Args:

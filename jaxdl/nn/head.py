@@ -46,14 +46,14 @@ class Classifier(nn.Module):
     """Backbone, then head; parameters are {'backbone', 'head'}.
 
     Transfer, freezing, few-shot learning and class activation maps all rest on this split.
-    Every model says what it `reads` from a batch, and what its logits speak of: `each` 'example',
+    Every model says its `inputs` from a batch, and the `unit` of its logits: 'example',
     'pixel' or 'token'.
     """
 
     backbone: nn.Module
     head: nn.Module
-    reads = ("image",)
-    each = "example"
+    inputs = ("image",)
+    unit = "example"
 
     def features(self, image: Array, train: bool = False) -> Array:
         """What the head reads: (b, h, w, c) -> (b, h', w', c') or (b, d)."""
@@ -76,7 +76,7 @@ class Segmenter(Classifier):
     off.
     """
 
-    each = "pixel"
+    unit = "pixel"
 
     def outputs(self, image: Array, train: bool = False) -> dict[str, Array | tuple[Array, ...]]:
         """All that one forward pass gives: 'features' and 'logits'."""

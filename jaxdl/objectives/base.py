@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxdl import tree
 from jaxdl.nn import conv
 from jaxdl.nn.drop import Drop, elementwise, replace_dropout
-from jaxdl.nn.ghost_batch_norm import apart
+from jaxdl.nn.ghost_batch_norm import ghost_batch_norm
 from jaxdl.nn.norm import keep_statistics
 from jaxdl.nn.precise import cast_params, precise
 from jaxdl.nn.remat import Policy, rematerialize
@@ -61,7 +61,7 @@ class Model(NamedTuple):
         """(outputs, new variables) of a training-mode forward pass."""
         changes = [replace_dropout(self.dropout)] if self.dropout is not elementwise else []
         changes += [keep_statistics] if self.freeze_norms else []
-        changes += [apart(self.norm_parts)] if self.norm_parts > 1 else []
+        changes += [ghost_batch_norm(self.norm_parts)] if self.norm_parts > 1 else []
         changes += [rematerialize(self.remat)] if self.remat else []
         with self._changed(changes):
             outputs, new = self.module.apply(
@@ -117,7 +117,7 @@ class Model(NamedTuple):
         return stack
 
     def _reads(self) -> tuple[str, ...]:
-        return getattr(self.module, "reads", ("image",))
+        return getattr(self.module, "inputs", ("image",))
 
     def _inputs(self, batch: Batch) -> list[Array]:
         # Tokens are signed integers and stay what they are; pixels, uint8 or float, are cast.

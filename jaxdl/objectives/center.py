@@ -14,7 +14,7 @@ import msgspec
 
 from jaxdl.config import NonNegative
 from jaxdl.metrics.segmentation import weighted
-from jaxdl.objectives.features import penalized, pooled, pure
+from jaxdl.objectives.features import add_penalty, pool_features, unmixed_mask
 from jaxdl.registry import register
 from jaxdl.types import Array, Batch, Objective, PyTree
 
@@ -46,18 +46,18 @@ def center_loss(
     def init(key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
         params, variables = objective.init(key, batch)
         _, aux = jax.eval_shape(objective.loss, params, variables, batch, key)
-        width = jax.eval_shape(pooled, aux.outputs).shape[-1]
+        width = jax.eval_shape(pool_features, aux.outputs).shape[-1]
         classes = aux.outputs["logits"].shape[-1]
         return params, {**variables, CENTERS: jnp.zeros((classes, width), jnp.float32)}
 
     def loss(params: PyTree, variables: PyTree, batch: Batch, key: Array):
         centers = variables[CENTERS]
         value, aux = objective.loss(params, _without(variables), batch, key)
-        mask, x = pure(batch), pooled(aux.outputs)
+        mask, x = unmixed_mask(batch), pool_features(aux.outputs)
         gap = jnp.where(mask[:, None] > 0, x - centers[batch["label"]], 0.0)
         # L_C = 1/2 ||x_i - c_{y_i}||^2
         penalty = weighted(jnp.sum(gap**2, axis=-1) / 2, mask)
-        value, aux = penalized(value, aux, penalty, weight=weight, name="center_loss")
+        value, aux = add_penalty(value, aux, penalty, weight=weight, name="center_loss")
         moved = centers + alpha * _pull(gap, batch["label"], mask, len(centers))
         return value, aux._replace(variables={**aux.variables, CENTERS: moved})
 

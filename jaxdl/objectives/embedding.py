@@ -15,7 +15,7 @@ from jaxdl.losses.pairs import pairs, squared_distances, unit, valid
 from jaxdl.losses.triplet import triplet
 from jaxdl.metrics.segmentation import weighted
 from jaxdl.objectives.base import Model
-from jaxdl.objectives.features import penalized, pooled, pure
+from jaxdl.objectives.features import add_penalty, pool_features, unmixed_mask
 from jaxdl.registry import Of, register
 from jaxdl.types import Array, Aux, Batch, Objective, PyTree
 
@@ -73,7 +73,7 @@ def embedding_loss(
         value, aux = objective.loss(params, variables, batch, key)
         x, label, mask = _embedded(aux.outputs, batch, normalize)
         penalty = weighted(loss(x, label, mask), mask)
-        return penalized(value, aux, penalty, weight=weight, name="embedding_loss")
+        return add_penalty(value, aux, penalty, weight=weight, name="embedding_loss")
 
     return objective._replace(loss=added)
 
@@ -95,6 +95,6 @@ def nearest_neighbour(x: Array, label: Array, weight: Array) -> tuple[Array, Arr
 
 
 def _embedded(outputs: dict[str, Array], batch: Batch, normalize: bool):
-    weight = pure(batch)
-    x = valid(pooled(outputs), weight)
+    weight = unmixed_mask(batch)
+    x = valid(pool_features(outputs), weight)
     return unit(x) if normalize else x, batch["label"], weight

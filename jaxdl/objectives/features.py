@@ -6,7 +6,7 @@ from jaxdl.errors import UserError
 from jaxdl.types import Array, Aux, Batch, mask_of
 
 
-def pooled(outputs: dict[str, Array]) -> Array:
+def pool_features(outputs: dict[str, Array]) -> Array:
     """Features as one vector an example, (b, d): a map (b, h, w, d) gives its mean.
 
     Raises:
@@ -18,14 +18,14 @@ def pooled(outputs: dict[str, Array]) -> Array:
     return jnp.mean(features, axis=(1, 2)) if features.ndim == 4 else features
 
 
-def pure(batch: Batch) -> Array:
+def unmixed_mask(batch: Batch) -> Array:
     """Which examples have one class, (b,) float32: 1, or 0 for padding and for true mixtures."""
-    if "share" not in batch:
+    if "lam" not in batch:
         return mask_of(batch)
-    return mask_of(batch) * (batch["share"] == 1)
+    return mask_of(batch) * (batch["lam"] == 1)
 
 
-def penalized(
+def add_penalty(
     loss: Array, aux: Aux, penalty: tuple[Array, Array], *, weight: float, name: str
 ) -> tuple[Array, Aux]:
     """Add weight * mean penalty to a loss, as a term of its own, and to what it reports of itself.

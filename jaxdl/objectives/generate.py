@@ -22,7 +22,7 @@ Logits = Callable[[Array], Array]
 """Tokens (b, t) -> logits of each one's successor (b, t, k)."""
 
 
-@register("predictors", each="token")
+@register("predictors", unit="token")
 def generate(
     objective: Objective,
     /,

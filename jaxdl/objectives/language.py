@@ -11,7 +11,7 @@ from jaxdl.registry import register
 from jaxdl.types import Array, Aux, Batch, Objective, PyTree
 
 
-@register("objectives", each="token")
+@register("objectives", unit="token")
 def language(model: Model, /, *, loss: Loss = cross_entropy) -> Objective:
     """Minimise the mean, over tokens but the first, of `loss(logits of the place before, token)`.
 

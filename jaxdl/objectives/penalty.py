@@ -10,7 +10,7 @@ from jaxdl import tree
 from jaxdl.config import NonNegative
 from jaxdl.errors import UserError, choices
 from jaxdl.metrics.classification import masked
-from jaxdl.objectives.features import penalized
+from jaxdl.objectives.features import add_penalty
 from jaxdl.optim.arguments import DECAYED
 from jaxdl.registry import register
 from jaxdl.types import Array, Aux, Batch, Objective, PyTree
@@ -45,7 +45,7 @@ def with_penalty(
         name: of the penalty, unweighted, among the metrics.
     """
     count = aux.metrics["loss"][1]
-    return penalized(value, aux, (penalty * count, count), weight=weight, name=name)
+    return add_penalty(value, aux, (penalty * count, count), weight=weight, name=name)
 
 
 def _of_weights(
@@ -126,7 +126,7 @@ def elastic_net(
     return _of_weights(objective, "elastic_net", weight, match, both)
 
 
-@register("regularizers", each="example")
+@register("regularizers", unit="example")
 def confidence_penalty(objective: Objective, /, *, weight: NonNegative = 0.1) -> Objective:
     """Subtract weight * the mean entropy of the predicted classes.
 

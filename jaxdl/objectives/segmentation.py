@@ -18,10 +18,10 @@ from jaxdl.registry import Of, register
 from jaxdl.types import VOID, Array, Aux, Batch, Objective, PyTree
 
 Loss = Annotated[Callable[[Array, Array], Array], Of("losses")]
-MapLoss = Annotated[Callable[[Array, Array, Array], Array], Of("map_losses")]
+MapLoss = Annotated[Callable[[Array, Array, Array], Array], Of("segmentation_losses")]
 
 
-@register("objectives", each="pixel")
+@register("objectives", unit="pixel")
 def segmentation(
     model: Model,
     /,
@@ -31,7 +31,7 @@ def segmentation(
     map_weight: NonNegative = 1.0,
     ignore: int | None = VOID,
 ) -> Objective:
-    """Minimise the mean over valid pixels of `loss(logits, label)` and of their image's map loss.
+    """Minimise the mean pixel `loss(logits, label)` plus the mean segmentation loss of an image.
 
     A pixel is what a loss calls an example. All pixels of a batch weigh the same, so an image with
     many void pixels weighs less, in the mean of the map losses too; where none is void, that is the
@@ -39,13 +39,13 @@ def segmentation(
 
     Args:
         model: whose logits are (b, h, w, k).
-        loss: of one pixel; null to train by the map loss alone.
+        loss: of one pixel; null to train by the segmentation loss alone.
         map_loss: of the whole map of one image.
-        map_weight: of the map loss beside the pixels' loss.
+        map_weight: of the segmentation loss beside the pixels' loss.
         ignore: label of pixels that count for nothing ("void"); null where all count.
 
     Raises:
-        UserError: neither a loss nor a map loss.
+        UserError: neither a loss nor a segmentation loss.
     """
     if loss is None and map_loss is None:
         raise UserError("objective 'segmentation' needs a loss or a map_loss")

@@ -37,8 +37,8 @@ def supervised(
         if "mixed_label" not in batch:
             return values
         # l = s loss(y, a) + (1 - s) loss(y, b)
-        share = batch["share"]
-        return share * values + (1 - share) * loss(logits, batch["mixed_label"])
+        lam = batch["lam"]
+        return lam * values + (1 - lam) * loss(logits, batch["mixed_label"])
 
     def objective_loss(params: PyTree, variables: PyTree, batch: Batch, key: Array):
         outputs, variables = model.train(params, variables, batch, key)
@@ -56,5 +56,5 @@ def supervised(
 def _by_larger_share(batch: Batch) -> Batch:
     if "mixed_label" not in batch:
         return batch
-    label = jnp.where(batch["share"] >= 0.5, batch["label"], batch["mixed_label"])
+    label = jnp.where(batch["lam"] >= 0.5, batch["label"], batch["mixed_label"])
     return {**batch, "label": label}

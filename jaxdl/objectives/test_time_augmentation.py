@@ -18,7 +18,7 @@ from jaxdl.types import Array, Batch, Objective, PyTree
 Augmentation = Annotated[Callable[[Array, Batch], Batch], Of("augmentations")]
 
 
-@register("predictors", "test_time_augmentation", each="example")
+@register("predictors", "test_time_augmentation", unit="example")
 def over_views(
     objective: Objective,
     /,

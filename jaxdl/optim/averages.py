@@ -31,12 +31,12 @@ def ema(*, decay: Rate = 0.999, warmup: bool = True) -> Average:
             TensorFlow's ExponentialMovingAverage does. Without it they weigh decay^t for ever.
     """
 
-    def share(step: Array) -> Array:
+    def fraction(step: Array) -> Array:
         t = jnp.asarray(step, jnp.float32)
         # 1 - min(decay, (1 + t) / (10 + t))
         return 1 - jnp.minimum(decay, (1 + t) / (10 + t)) if warmup else jnp.full_like(t, 1 - decay)
 
-    return share
+    return fraction
 
 
 @register("averages")
@@ -56,7 +56,7 @@ def swa(*, start: Duration = "75%", every: Duration = "1 epoch") -> Average:
     if every < 1:
         raise UserError("average 'swa': `every` must be at least 1 step")
 
-    def share(step: Array) -> Array:
+    def fraction(step: Array) -> Array:
         since = jnp.asarray(step) + 1 - start
         # (steps done - start) / every weights are in the mean already
         n = jnp.maximum(since, 0) // every
@@ -64,4 +64,4 @@ def swa(*, start: Duration = "75%", every: Duration = "1 epoch") -> Average:
         newest = jnp.where(since % every == 0, 1 / (n + 1), 0.0)
         return jnp.where(since < 0, 1.0, newest)
 
-    return share
+    return fraction

@@ -47,7 +47,7 @@ def _inputs(name: str, ndim: int, stack: bool) -> tuple[int, ...]:
     return tuple(axis for group in axes_of(name, ndim, stack).groups[:-1] for axis in group)
 
 
-@register("gradients")
+@register("gradient_transforms")
 def clip_norm(*, limit: Positive = 1.0) -> optax.GradientTransformation:
     """Shorten a gradient that is longer than `limit` to it (https://arxiv.org/abs/1211.5063).
 
@@ -58,7 +58,7 @@ def clip_norm(*, limit: Positive = 1.0) -> optax.GradientTransformation:
     return in_float32(optax.clip_by_global_norm(limit))
 
 
-@register("gradients")
+@register("gradient_transforms")
 def clip_value(*, limit: Positive = 1.0) -> optax.GradientTransformation:
     """Bound each entry by itself, which may turn the gradient (https://arxiv.org/abs/1308.0850).
 
@@ -71,7 +71,7 @@ def clip_value(*, limit: Positive = 1.0) -> optax.GradientTransformation:
     return optax.clip(limit)
 
 
-@register("gradients")
+@register("gradient_transforms")
 def clip_block_rms(
     *, limit: Positive = 1.0, stacked: str = STACKED
 ) -> optax.GradientTransformation:
@@ -93,7 +93,7 @@ def clip_block_rms(
     return _mapped(lambda gradient, _: jax.tree.map(clipped, gradient, layers(gradient)))
 
 
-@register("gradients")
+@register("gradient_transforms")
 def adaptive_clip(
     *,
     limit: Positive = 0.01,
@@ -135,7 +135,7 @@ def adaptive_clip(
     return _mapped(update)
 
 
-@register("gradients")
+@register("gradient_transforms")
 def unit_norm() -> optax.GradientTransformation:
     """Keep the gradient's direction and make its length 1 (https://arxiv.org/abs/1507.02030).
 
@@ -150,7 +150,7 @@ def unit_norm() -> optax.GradientTransformation:
     return _mapped(update)
 
 
-@register("gradients")
+@register("gradient_transforms")
 def centralize(*, leaves: str = KERNELS, stacked: str = STACKED) -> optax.GradientTransformation:
     """Take from each unit's gradient its mean (https://arxiv.org/abs/2004.01461).
 
@@ -185,7 +185,7 @@ class Level(NamedTuple):
     count: Array
 
 
-@register("gradients", skips=True)
+@register("gradient_transforms", skips=True)
 def skip_spikes(
     *, deviations: Positive = 6.0, decay: Rate = 0.99, warmup: Count = 100
 ) -> optax.GradientTransformationExtraArgs:
@@ -229,7 +229,7 @@ class Steps(NamedTuple):
     count: Array
 
 
-@register("gradients")
+@register("gradient_transforms")
 def noise(
     *, eta: Positive = 0.01, gamma: NonNegative = 0.55, seed: Seed = 0
 ) -> optax.GradientTransformation:

@@ -21,9 +21,11 @@ from jaxdl.optim.arguments import chosen
 from jaxdl.types import PyTree
 
 
-def group_rates(params: PyTree, rates: Mapping[str, float]) -> PyTree:
+def group_rates(params: PyTree, lr_multipliers: Mapping[str, float]) -> PyTree:
     """For each leaf, the factor of the first pattern that matches its whole path; else 1."""
-    masks = [(chosen("config.rates", p)(params), factor) for p, factor in rates.items()]
+    masks = [
+        (chosen("config.lr_multipliers", p)(params), factor) for p, factor in lr_multipliers.items()
+    ]
     found = jax.tree.map(lambda _: 1.0, params)
     for mask, factor in reversed(masks):
         found = jax.tree.map(lambda old, hit, f=factor: f if hit else old, found, mask)
@@ -72,7 +74,7 @@ def grouped(
     optimizer: optax.GradientTransformation,
     *,
     freeze: str | None = None,
-    rates: Mapping[str, float] | None = None,
+    lr_multipliers: Mapping[str, float] | None = None,
     order: Sequence[str] = (),
     layer_decay: float | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -95,11 +97,11 @@ def grouped(
         optimizer = optax.chain(
             optax.masked(optimizer, moves), optax.masked(optax.set_to_zero(), stays)
         )
-    if not rates and layer_decay is None:
+    if not lr_multipliers and layer_decay is None:
         return optimizer
 
     def factors(params: PyTree) -> PyTree:
-        found = group_rates(params, rates or {})
+        found = group_rates(params, lr_multipliers or {})
         if layer_decay is None:
             return found
         return jax.tree.map(lambda a, b: a * b, found, layer_rates(params, order, layer_decay))

@@ -27,14 +27,14 @@ from jaxdl.optim.arguments import DECAYED, LearningRate, add_weight_decay, in_fl
 from jaxdl.registry import register
 from jaxdl.types import Array, PyTree
 
-Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
+Decay = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 
 
 class ScheduleFreeState(NamedTuple):
     """What is kept beside y, which is the parameters."""
 
     count: Array
-    share: Array
+    fraction: Array
     """beta: how much of x is in y."""
     weight: Array
     """Sum of the squared step sizes."""
@@ -67,7 +67,7 @@ def schedule_free(
     def init(params: PyTree) -> ScheduleFreeState:
         return ScheduleFreeState(
             count=jnp.zeros((), jnp.int32),
-            share=jnp.full((), beta, jnp.float32),
+            fraction=jnp.full((), beta, jnp.float32),
             weight=jnp.zeros((), jnp.float32),
             direction=direction.init(params),
             z=params,
@@ -89,7 +89,7 @@ def schedule_free(
         pull = (1 - beta * (1 - c)) * gamma
         moved = jax.tree.map(lambda y, z, u: c * (z - y) - pull * u, params, state.z, u)
         z = jax.tree.map(lambda z, u: z - gamma * u, state.z, u)
-        return moved, ScheduleFreeState(count, state.share, weight, inner, z)
+        return moved, ScheduleFreeState(count, state.fraction, weight, inner, z)
 
     return optax.GradientTransformation(init, update)
 
@@ -111,7 +111,7 @@ def evaluation_params(opt_state: PyTree, params: PyTree) -> PyTree:
         def one(z: Array | optax.MaskedNode, y: Array) -> Array:
             if is_masked(z):
                 return y
-            return average(y.astype(jnp.float32), z, state.share).astype(y.dtype)
+            return average(y.astype(jnp.float32), z, state.fraction).astype(y.dtype)
 
         return jax.tree.map(one, state.z, params, is_leaf=is_masked)
 
@@ -123,7 +123,7 @@ def evaluation_params(opt_state: PyTree, params: PyTree) -> PyTree:
 def schedule_free_sgd(
     learning_rate: LearningRate,
     *,
-    momentum: Share = 0.9,
+    momentum: Decay = 0.9,
     weight_decay: NonNegative = 0.0,
     decay: str = DECAYED,
 ) -> optax.GradientTransformation:
@@ -144,7 +144,7 @@ def schedule_free_sgd(
 def schedule_free_adamw(
     learning_rate: LearningRate,
     *,
-    b1: Share = 0.9,
+    b1: Decay = 0.9,
     b2: Rate = 0.999,
     eps: Positive = 1e-8,
     weight_decay: NonNegative = 0.0,

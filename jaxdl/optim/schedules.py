@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import msgspec
 import optax
 
-from jaxdl.config import Duration, Positive, Rate, to_steps
+from jaxdl.config import Duration, Positive, Rate
+from jaxdl.durations import to_steps
 from jaxdl.optim.warmup import Drop, onto, peak_of, period_of, ramp, times
 from jaxdl.registry import register
 

@@ -28,7 +28,7 @@ class StaleState(NamedTuple):
     """those that the gradients were taken at; None where nothing is compensated"""
 
 
-@register("gradients")
+@register("gradient_transforms")
 def stale(*, workers: Count = 4, compensation: NonNegative = 0.0) -> optax.GradientTransformation:
     """Apply each gradient `workers - 1` steps late, as parameter servers do: see the file's head.
 

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from jaxdl import models, registry, tree
+from jaxdl import models, tree
 from jaxdl.assemble import Plan, assemble
 from jaxdl.config import Checkpoint, Config, Data, Part, part
 from jaxdl.errors import UserError
@@ -163,7 +163,7 @@ def compiled(config: Config, plan: Plan, mode: Mode, clock: Clock = time.perf_co
     sizes = program.memory_analysis()
     # What is donated is given back in the same place, but read and written all the same.
     boundary = sizes.argument_size_in_bytes + sizes.output_size_in_bytes
-    precision = registry.bind("precisions", config.precision, plan.to_steps)()
+    precision = plan.parts.one("precision", plan.to_steps)()
     cost = Cost(
         model=shown(config.model),
         mode=mode,

@@ -86,7 +86,7 @@ def check(config: Config) -> None:
         "early_stopping": config.early_stopping is not None,
         "init_from": config.init_from is not None,
         "evaluation.norm_batches": config.evaluation.norm_batches > 0,
-        "evaluation.gap": config.evaluation.gap,
+        "evaluation.generalization_gap": config.evaluation.generalization_gap,
     }
     for field, is_set in unfit.items():
         if is_set:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdl.rundir.journal import Journal
+from jaxdl.rundir.journal import MetricLog
 from jaxdl.rundir.progress import IN_FLIGHT, TrainLog
 from jaxdl.train.sharding import fetch
 from jaxdl.train.state import TrainState
@@ -29,7 +29,7 @@ class MembersLog:
     def __init__(
         self,
         logs: Sequence[TrainLog],
-        journals: Sequence[Journal],
+        journals: Sequence[MetricLog],
         *,
         every: int,
         end: int,

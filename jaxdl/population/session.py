@@ -21,14 +21,14 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxdl import registry, tree
 from jaxdl import run as single
+from jaxdl import tree
 from jaxdl.assemble import Plan, assemble
 from jaxdl.cluster import hosts
 from jaxdl.cluster.signals import Interrupted, Stopping, stop_signals
 from jaxdl.cluster.watchdog import watchdog
 from jaxdl.config import Config
-from jaxdl.data.multistep import run_spec, train_runs
+from jaxdl.data.multistep import multistep_batches, multistep_spec
 from jaxdl.data.pipeline import evaluation_batches
 from jaxdl.data.prefetch import Batches
 from jaxdl.errors import UserError
@@ -47,13 +47,13 @@ from jaxdl.population.progress import MembersLog
 from jaxdl.report import write_report
 from jaxdl.rundir import directory
 from jaxdl.rundir.checkpoint import Checkpoints, Restored
-from jaxdl.rundir.journal import Journal
+from jaxdl.rundir.journal import MetricLog
 from jaxdl.rundir.progress import TrainLog
 from jaxdl.session import Session
 from jaxdl.train.evaluate import Totals, lagged
 from jaxdl.train.sharding import AXES, replicated
 from jaxdl.train.state import TrainState, new_state
-from jaxdl.train.step import Step, several
+from jaxdl.train.step import Step, multi_step
 from jaxdl.types import Array, Batch, Metrics, PyTree, mask_of
 
 
@@ -77,10 +77,10 @@ def run(config: Config, workdir: Path) -> list[dict[str, Any]]:
             state, extra = population.start()
             _introduce(population, state)
             try:
-                with watchdog(config.hang_after, hosts.name()) as stop.passing:
+                with watchdog(config.watchdog_seconds, hosts.name()) as stop.heartbeat:
                     state, _ = single.train(population, state, extra)
                     while population.step_of(state) < plan.steps:
-                        state = population.halve(state)
+                        state = population.prune(state)
                         state, _ = single.train(population, state, {})
                     rows = conclude(population, state)
                 unsaved = population.checkpoints.unsaved()
@@ -138,14 +138,16 @@ class Population(Session):
         self.alive = list(range(len(self.members)))
         self.single = self.plan
         """The plan of one member."""
-        halve = self.config.population.halve
-        period = self.plan.to_steps(halve) if halve is not None else self.plan.steps
+        halving = self.config.population.successive_halving
+        period = self.plan.steps if halving is None else self.plan.to_steps(halving)
         self.rounds = range(max(1, period), self.single.steps, max(1, period))
         if self.rounds and "validation" not in self.plan.splits:
-            raise UserError("config.population.halve needs a split in config.data.validation")
+            raise UserError(
+                "config.population.successive_halving needs a split in config.data.validation"
+            )
         self.folders = [self.workdir / "members" / m.name for m in self.members]
         self.manifests: dict[int, directory.Manifest] = {}
-        self.journals: list[Journal] = []
+        self.journals: list[MetricLog] = []
 
     def __exit__(self, *_: Any) -> None:
         for writer in (self.checkpoints, *self.journals):
@@ -157,7 +159,7 @@ class Population(Session):
         rundirs = zip(self.folders, self.members, strict=True)
         for folder, member in rundirs:
             directory.claim(folder, member.config)
-        histories = [Journal(f, step=2**62, writes=False).series(monitor) for f in self.folders]
+        histories = [MetricLog(f, step=2**62, writes=False).series(monitor) for f in self.folders]
 
         def like(step: int) -> TrainState:
             self.alive = survivors(histories, self.rounds, step, mode)
@@ -169,11 +171,11 @@ class Population(Session):
             found = Restored(self._first(), {})
         step = int(found.state.step[0])
         self.alive = survivors(histories, self.rounds, step, mode)
-        sinks = [registry.bind("sinks", part) for part in self.config.log.sinks]
-        self.journals = [Journal(folder, step=step, sinks=sinks) for folder in self.folders]
+        sinks = self.plan.parts.many("log.sinks")
+        self.journals = [MetricLog(folder, step=step, sinks=sinks) for folder in self.folders]
         count = tree.count(found.state.params) // len(self.alive)
         for i in self.alive:
-            about = single.facts(self.single, self.members[i].config)
+            about = single.run_metadata(self.single, self.members[i].config)
             self.manifests[i] = directory.Manifest(self.folders[i], **about, parameters=count)
         # A round that ends here has not been judged yet.
         self.plan = self._plan(step - 1)
@@ -225,7 +227,7 @@ class Population(Session):
     def _fresh(self, values: Mapping[str, Array], seed: Array) -> TrainState:
         plan = self._planned(values)
         spec = plan.batch_spec(1)
-        return new_state(plan.objective, plan.tx, jax.random.key(seed), spec, plan.keeps)
+        return new_state(plan.objective, plan.tx, jax.random.key(seed), spec, plan.state_spec)
 
     def _all_fresh(self) -> TrainState:
         with self._one_program():
@@ -266,17 +268,17 @@ class Population(Session):
 
     def program(self, step: Step) -> tuple[Callable[..., Any], PyTree]:
         """Several steps of all members, and the shapes of what they are called with."""
-        return several(step), run_spec(**self._runs())
+        return multi_step(step), multistep_spec(**self._multistep())
 
     def batches(self, start: int) -> Batches:
         """What the program is called with, from step `start` to the end of the round."""
-        return train_runs(
-            **self._runs(), runs=self.turns(start), prefetch=self.config.data.prefetch
+        return multistep_batches(
+            **self._multistep(), runs=self.step_chunks(start), prefetch=self.config.data.prefetch
         )
 
-    def _runs(self) -> dict[str, Any]:
+    def _multistep(self) -> dict[str, Any]:
         whole = replicated(self._mesh())
-        return super()._runs() | {"sharding": whole, "seed": self._orders()[0]}
+        return super()._multistep() | {"sharding": whole, "seed": self._orders()[0]}
 
     def train_log(
         self, begun: int, extra: Mapping[str, Any], waited: Callable[[], float]
@@ -359,7 +361,7 @@ class Population(Session):
         """No one number is monitored."""
         return []
 
-    def halve(self, state: TrainState) -> TrainState:
+    def prune(self, state: TrainState) -> TrainState:
         """Leave the worse half behind, as they are; the others' state, over devices anew."""
         step, mode = self.step_of(state), self.config.evaluation.mode
         monitor = self.config.evaluation.monitor

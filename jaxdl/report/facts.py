@@ -225,7 +225,7 @@ def _gaps(lines: Lines) -> list[str]:
             continue
         last = [line for line in lines if line.get(key) is not None][-1:]
         for line in last:
-            fitted, held = line[f"fitted/{metric}"], line[f"validation/{metric}"]
+            fitted, held = line[f"train_eval/{metric}"], line[f"validation/{metric}"]
             said.append(
                 f"Measured alike, {metric} is {text.number(fitted)} on as many training examples "
                 f"and {text.number(held)} on the validation split, at step "

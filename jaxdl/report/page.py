@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdl import config as configs
+from jaxdl import config_file
 from jaxdl.config import Config
 from jaxdl.report import facts, population, samples, settings, text
 from jaxdl.report.plots import Curve, curves_svg, is_wide
@@ -64,7 +64,7 @@ def describe(workdir: Path) -> dict[str, Any]:
         "name": workdir.resolve().name,
         "status": manifest.get("status"),
         "started": text.moment(manifest["started"]) if manifest.get("started") else None,
-        "config": configs.to_json(config) if config else None,
+        "config": config_file.to_json(config) if config else None,
         "environment": settings.environment(manifest),
         "command": manifest.get("command"),
         "repeat": f"python -m jaxdl.main --config {shlex.quote(str(workdir / 'config.json'))}",

@@ -56,7 +56,7 @@ def headline(found: Sequence[Member], config: Config) -> dict[str, str] | None:
     metric = monitor.partition("/")[2]
     if not found or found[0].last(monitor) is None:
         return None
-    if population.halve is None and population.seeds > 1:
+    if population.successive_halving is None and population.seeds > 1:
         groups = members.combinations(found, config)
         values, group = groups[0]
         of = f"combination of {len(groups)}" if len(groups) > 1 else ""
@@ -92,8 +92,8 @@ def summary(found: Sequence[Member], config: Config) -> list[tuple[str, str]]:
     rows = [(path, ", ".join(map(members.figure, grid))) for path, grid in population.grid.items()]
     last = config.seed + population.seeds - 1
     rows.append(("seed", f"{config.seed} to {last}" if population.seeds > 1 else f"{last}"))
-    if population.halve is not None:
-        every, monitor = population.halve, config.evaluation.monitor
+    if population.successive_halving is not None:
+        every, monitor = population.successive_halving, config.evaluation.monitor
         often = f"{every} steps" if isinstance(every, int) else every
         rows.append(("Left behind", f"the worse half by {monitor}, every {often}"))
     if not found:

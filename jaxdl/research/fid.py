@@ -93,13 +93,13 @@ def run_features(plan: Plan, params: PyTree, variables: PyTree) -> Features:
     """What the head of a run's network reads, maps and sequences as the mean over their places."""
 
     @jax.jit(out_shardings=replicated(plan.mesh))
-    def pooled(params: PyTree, variables: PyTree, batch: Batch) -> Array:
+    def pool_features(params: PyTree, variables: PyTree, batch: Batch) -> Array:
         found = plan.objective.predict(params, variables, batch)["features"]
         if isinstance(found, tuple):
             raise UserError("this network's features are several maps, and FID compares vectors")
         return jnp.mean(found, axis=tuple(range(1, found.ndim - 1)))
 
-    return lambda batch: pooled(params, variables, batch)
+    return lambda batch: pool_features(params, variables, batch)
 
 
 def inception_features(
@@ -123,11 +123,11 @@ def inception_features(
     module, variables = pretrained(weights, "inception_v3", image=(size, size, 3), **args)
 
     @jax.jit
-    def pooled(variables: PyTree, image: Array) -> Array:
+    def pool_features(variables: PyTree, image: Array) -> Array:
         image = normalize(None, {"image": image}, mean=mean, std=std)["image"]
         image = jnp.repeat(image, 3 // image.shape[-1], axis=-1)
         image = jax.image.resize(image, (len(image), size, size, 3), "bilinear")
         maps = module.apply(variables, image, train=False, method="features")
         return jnp.mean(maps, axis=(1, 2))
 
-    return lambda batch: pooled(variables, batch["image"])
+    return lambda batch: pool_features(variables, batch["image"])

@@ -7,7 +7,7 @@ from jaxdl.assemble import assemble
 from jaxdl.config import Config
 from jaxdl.errors import UserError
 from jaxdl.rundir.checkpoint import Checkpoints
-from jaxdl.session import cause, first_state, restored_state
+from jaxdl.session import first_nonfinite, first_state, restored_state
 
 
 def search(config: Config, workdir: Path | None, steps: int) -> Iterator[tuple[int, str | None]]:
@@ -37,4 +37,4 @@ def search(config: Config, workdir: Path | None, steps: int) -> Iterator[tuple[i
         state = restored.state
     begun = max(0, int(state.step) - 1)
     for step in range(begun, begun + steps):
-        yield step, cause(config, plan, state, step)
+        yield step, first_nonfinite(config, plan, state, step)

@@ -48,8 +48,9 @@ def curve(config: Config, examples: int | None = None) -> Curve:
     for name in config.imports:
         import_user_module(name)
     total, in_steps = durations(config, examples or _examples(config))
-    rate = learning_rate(config, total, in_steps)
-    warmup = registry.bind("schedules", config.schedule, in_steps).keywords.get("warmup", 0)
+    schedule = registry.bind("schedules", config.schedule, in_steps)
+    rate = learning_rate(registry.bind("optimizers", config.optimizer), schedule, total)
+    warmup = schedule.keywords.get("warmup", 0)
     steps = np.arange(total)
     rates = jax.jit(jax.vmap(lambda step: jnp.float32(rate(step))))(steps)
     return Curve(steps, np.asarray(rates), warmup)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxdl.assemble import assemble
-from jaxdl.config import Config, to_json
+from jaxdl.config import Config
+from jaxdl.config_file import to_json
 from jaxdl.errors import UserError, choices
 from jaxdl.run import run
 from jaxdl.rundir.read import read_manifest, read_metrics
@@ -70,7 +71,9 @@ def _check(variants: Mapping[str, Config], metrics: Sequence[str]) -> None:
             known = [f"{role}/{m}" for role in splits if role != "train" for m in plan.metrics]
             for metric in metrics:
                 # What is measured of training steps and of gaps is known to a run alone.
-                if metric not in known and not metric.startswith(("train/", "fitted/", "gap/")):
+                if metric not in known and not metric.startswith(
+                    ("train/", "train_eval/", "generalization_gap/")
+                ):
                     raise UserError(f"'{metric}' is not measured: {choices(metric, known)}")
 
 

@@ -200,21 +200,21 @@ class Checkpoints:
             UserError: it cannot be read, or a leaf is not what was saved; names the file.
         """
         folder = self._folder / str(step)
-        sealed = integrity.read(folder, step)
-        if harmed := integrity.harmed(folder, sealed):
-            raise UserError(f"checkpoint {folder} is damaged: {_listed(harmed)}")
+        manifest = integrity.read(folder, step)
+        if damaged := integrity.verify(folder, manifest):
+            raise UserError(f"checkpoint {folder} is damaged: {_listed(damaged)}")
         try:
             args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
             state = self._manager.restore(step, args=args)["state"]
         except jax.errors.JaxRuntimeError:
             raise  # of the devices, not of the files
         except Exception as error:  # Orbax raises many kinds for damaged files
-            unsure = integrity.unread(sealed)
+            unsure = integrity.unverified(manifest)
             where = f"; of {_listed(unsure)} only the size was checked" if unsure else ""
             raise UserError(
                 f"checkpoint {folder} cannot be read: {_reason(error)}{where}"
             ) from error
-        found, saved = digests(state), sealed.digests
+        found, saved = digests(state), manifest.digests
         differing = [name for name, digest in found.items() if saved.get(name) != digest]
         if differing:
             raise UserError(
@@ -222,7 +222,7 @@ class Checkpoints:
                 f"from what was saved, the first is {differing[0]}, "
                 f"in {_listed(integrity.holders(folder, differing[0]))}"
             )
-        return Restored(state, sealed.extra)
+        return Restored(state, manifest.extra)
 
     def restore_newest(self, like: Callable[[int], TrainState]) -> Restored | None:
         """The newest sound checkpoint, or None where there is none yet.

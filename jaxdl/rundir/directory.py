@@ -21,14 +21,15 @@ import jax
 import numpy as np
 
 import jaxdl
-from jaxdl.config import Config, from_json, to_dict, to_json
+from jaxdl.config import Config
+from jaxdl.config_file import from_json, to_dict, to_json
 from jaxdl.errors import UserError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 # What may change between two starts in one directory: it moves neither parameters nor data.
 FREE = (
-    "duration", "evaluation", "early_stopping", "checkpoint", "mesh", "log", "hang_after",
+    "duration", "evaluation", "early_stopping", "checkpoint", "mesh", "log", "watchdog_seconds",
     "dispatch", "data.memory", "data.device_memory", "data.threads", "data.prefetch",
     "data.evaluation_batch_size",
 )  # fmt: skip

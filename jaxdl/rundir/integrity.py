@@ -1,4 +1,4 @@
-"""What a checkpoint must hold, written beside it before it gets its name: `seal.json`.
+"""Integrity manifest of a checkpoint, `integrity.json`, written before the checkpoint is committed.
 
 A digest of every leaf, the files with their sizes, the monitored metric, what the program added,
 and a digest of all this. Files are read back for it, but for the large shards: what these hold is
@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 
 import tensorstore as ts
 
+from jaxdl.aliases import INTEGRITY
 from jaxdl.errors import UserError
 
-NAME = "seal.json"
+NAME = "integrity.json"
 READ_BELOW = 2**20  # bytes of a shard whose contents are recorded too
 
 
-class Seal(NamedTuple):
+class Manifest(NamedTuple):
     """`digests`: leaf name to digest. `files`: path in the folder to (bytes, digest or None)."""
 
     step: int
@@ -32,46 +33,53 @@ class Seal(NamedTuple):
 def write(
     folder: Path, step: int, metric: float | None, digests: dict[str, str], extra: dict[str, Any]
 ) -> None:
-    """Seal a folder whose files are complete."""
+    """Write the manifest of a folder whose files are complete."""
     files = {name: _known(folder / name) for name in _names(folder)}
-    (folder / NAME).write_text(_text(Seal(step, metric, digests, extra, files)))
+    (folder / NAME).write_text(_text(Manifest(step, metric, digests, extra, files)))
 
 
 def measure(folder: Path, step: int, metric: float) -> None:
     """Put down a metric that was measured after the checkpoint was written.
 
     Raises:
-        UserError: the checkpoint has no sound seal.
+        UserError: the checkpoint has no sound manifest.
     """
     part = folder / f".{NAME}"
     part.write_text(_text(read(folder, step)._replace(metric=metric)))
-    part.replace(folder / NAME)
+    part.replace(folder / name_in(folder))
 
 
-def read(folder: Path, step: int) -> Seal:
-    """The seal of a checkpoint.
+def read(folder: Path, step: int) -> Manifest:
+    """The manifest of a checkpoint.
 
     Raises:
         UserError: there is none, it is damaged, or it is of another step.
     """
+    name = name_in(folder)
     try:
-        content = json.loads((folder / NAME).read_bytes())
+        content = json.loads((folder / name).read_bytes())
         sound = content.pop("digest") == _digest(_canonical(content))
     except FileNotFoundError as error:
-        raise UserError(f"checkpoint {folder} is damaged: {NAME} is missing") from error
+        raise UserError(f"checkpoint {folder} is damaged: {name} is missing") from error
     except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
-        raise UserError(f"checkpoint {folder} is damaged: {NAME} cannot be read") from error
+        raise UserError(f"checkpoint {folder} is damaged: {name} cannot be read") from error
     if not sound:
-        raise UserError(f"checkpoint {folder} is damaged: {NAME} is not what was saved")
+        raise UserError(f"checkpoint {folder} is damaged: {name} is not what was saved")
     if content["step"] != step:
-        raise UserError(f"checkpoint {folder} is damaged: {NAME} is of step {content['step']}")
-    return Seal(**content)
+        raise UserError(f"checkpoint {folder} is damaged: {name} is of step {content['step']}")
+    return Manifest(**content)
 
 
-def harmed(folder: Path, seal: Seal) -> list[str]:
+def name_in(folder: Path) -> str:
+    """What the manifest of a checkpoint is called there: an older version had another name."""
+    is_old = not (folder / NAME).is_file() and (folder / INTEGRITY).is_file()
+    return INTEGRITY if is_old else NAME
+
+
+def verify(folder: Path, manifest: Manifest) -> list[str]:
     """What is wrong with the files of a checkpoint, one entry a file that differs."""
     found = []
-    for name, (size, digest) in seal.files.items():
+    for name, (size, digest) in manifest.files.items():
         file = folder / name
         if not file.is_file():
             found.append(f"{name} is missing")
@@ -82,9 +90,9 @@ def harmed(folder: Path, seal: Seal) -> list[str]:
     return found
 
 
-def unread(seal: Seal) -> list[str]:
+def unverified(manifest: Manifest) -> list[str]:
     """The files of which only the size is known."""
-    return [name for name, (_, digest) in seal.files.items() if digest is None]
+    return [name for name, (_, digest) in manifest.files.items() if digest is None]
 
 
 def holders(folder: Path, leaf: str) -> list[str]:
@@ -121,8 +129,8 @@ def _known(file: Path) -> tuple[int, str | None]:
     return size, None if is_large else _digest(file.read_bytes())
 
 
-def _text(seal: Seal) -> str:
-    content = seal._asdict()
+def _text(manifest: Manifest) -> str:
+    content = manifest._asdict()
     return json.dumps(content | {"digest": _digest(_canonical(content))})
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxdl.aliases import current_metric
 from jaxdl.errors import UserError
 from jaxdl.rundir.directory import replace
 from jaxdl.rundir.sinks import Sink
@@ -18,7 +19,7 @@ from jaxdl.rundir.sinks import Sink
 RETRY = 10.0  # seconds until a place that could not be written is tried again
 
 
-class Journal:
+class MetricLog:
     """Appends to `metrics.jsonl`, and knows all that it holds.
 
     A disk that is full does not end a run: what could not be written is kept, and written later.
@@ -163,10 +164,10 @@ def _read(path: Path, step: int) -> list[dict[str, Any]]:
     found = []
     for number, text in enumerate(lines, start=1):
         try:
-            line = json.loads(text)
+            line = {current_metric(key): value for key, value in json.loads(text).items()}
             if line["step"] <= step and text.endswith(b"\n"):
                 found.append(line)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             if number < len(lines):
                 raise UserError(
                     f"{path}, line {number} is not what was written: {error}"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from jaxdl.rundir.journal import Journal
+from jaxdl.rundir.journal import MetricLog
 from jaxdl.train.sharding import fetch
 from jaxdl.train.state import TrainState
 from jaxdl.types import Metrics
@@ -33,10 +33,10 @@ class Diverged(Exception):
     def __init__(self, step: int, skipped: int):
         super().__init__(step, skipped)
         self.step, self.began = step, step - skipped
-        self.cause: str | None = None
+        self.reason: str | None = None
 
     def __str__(self) -> str:
-        first = f" (first {self.cause})" if self.cause else ""
+        first = f" (first {self.reason})" if self.reason else ""
         return (
             f"training diverged: loss, gradient or update of the last {self.step - self.began} "
             f"steps, up to step {self.step}, were not finite{first}, and the weights are those "
@@ -67,7 +67,7 @@ class TrainLog:
 
     def __init__(
         self,
-        journal: Journal,
+        journal: MetricLog,
         *,
         every: int,
         start: int,

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxdl import config as configs
+from jaxdl import config_file
 from jaxdl.config import Config
 from jaxdl.errors import UserError
 
@@ -66,7 +66,7 @@ def read_config(workdir: Path) -> Config:
     if not file.is_file():
         raise UserError(f"'{workdir}' has no config.json: is it a run directory?")
     try:
-        return configs.from_json(_text(file), where=str(file))
+        return config_file.from_json(_text(file), where=str(file))
     except UserError as error:
         if str(file) in str(error):
             raise

@@ -33,15 +33,15 @@ class Metric(NamedTuple):
     """Sums are added up; rows of arrays are put together, those of padding left out"""
 
 
-def metric_of(sums: functools.partial, facts: Mapping[str, Any]) -> Metric:
+def metric_of(sums: functools.partial, metadata: Mapping[str, Any]) -> Metric:
     """The Metric of a registered builder with its arguments bound, and of its facts.
 
     Those of the arguments that the fact `value` takes too, by name, are handed to it as well.
     """
-    value = facts.get("value", ratio)
+    value = metadata.get("value", ratio)
     taken = inspect.signature(value).parameters
     shared = {name: x for name, x in sums.keywords.items() if name in taken}
-    return Metric(sums, functools.partial(value, **shared), facts.get("merge", "add"))
+    return Metric(sums, functools.partial(value, **shared), metadata.get("merge", "add"))
 
 
 def make_evaluate(

@@ -1,6 +1,6 @@
-"""Gradient takers: how the gradient of a loss is had.
+"""Gradient methods: how the gradient of a loss is had.
 
-A taker turns `loss(params, variables, batch, key) -> (scalar, Aux)` into a function of the same
+A method turns `loss(params, variables, batch, key) -> (scalar, Aux)` into a function of the same
 arguments -> ((scalar, Aux), gradient), the shape of `jax.value_and_grad(loss, has_aux=True)`.
 """
 
@@ -14,16 +14,16 @@ from jaxdl.registry import register
 from jaxdl.types import Array, Aux, Batch, PyTree
 
 Loss = Callable[[PyTree, PyTree, Batch, Array], tuple[Array, Aux]]
-Taken = Callable[[PyTree, PyTree, Batch, Array], tuple[tuple[Array, Aux], PyTree]]
-Taker = Callable[[Loss], Taken]
+GradFn = Callable[[PyTree, PyTree, Batch, Array], tuple[tuple[Array, Aux], PyTree]]
+GradientMethod = Callable[[Loss], GradFn]
 
 
-def whole(loss: Loss) -> Taken:
+def full_batch_grad(loss: Loss) -> GradFn:
     """The gradient of the whole batch at once."""
     return jax.value_and_grad(loss, has_aux=True)
 
 
-def cut_up(batch: Batch, n: int) -> Batch:
+def split_microbatches(batch: Batch, n: int) -> Batch:
     """A batch as n micro-batches, along a new axis 0.
 
     Strided, so that each device cuts its own rows and none travels.
@@ -32,7 +32,9 @@ def cut_up(batch: Batch, n: int) -> Batch:
     return {name: cut(x) for name, x in batch.items()}
 
 
-def accumulate(micro_batches: int, take: Taker = whole) -> Taker:
+def accumulate_grads(
+    micro_batches: int, method: GradientMethod = full_batch_grad
+) -> GradientMethod:
     """The gradient of the whole batch, from `micro_batches` of them one after the other.
 
     Each micro-batch weighs as many valid examples as it has, so the result is the full batch's
@@ -42,14 +44,14 @@ def accumulate(micro_batches: int, take: Taker = whole) -> Taker:
 
     Args:
         micro_batches: how many a batch is cut into.
-        take: the taker of one micro-batch.
+        method: that of one micro-batch.
     """
     n = micro_batches
 
-    def accumulated(loss: Loss) -> Taken:
-        def taken(params: PyTree, variables: PyTree, batch: Batch, key: Array):
+    def accumulating(loss: Loss) -> GradFn:
+        def grad_fn(params: PyTree, variables: PyTree, batch: Batch, key: Array):
             def one(variables: PyTree, micro: Batch, i: Array):
-                (value, aux), grads = take(loss)(
+                (value, aux), grads = method(loss)(
                     params, variables, micro, jax.random.fold_in(key, i)
                 )
                 count = aux.metrics["loss"][1]
@@ -61,7 +63,7 @@ def accumulate(micro_batches: int, take: Taker = whole) -> Taker:
                 variables, more = one(variables, *xs)
                 return (variables, jax.tree.map(jnp.add, sums, more)), None
 
-            micro = cut_up(batch, n)
+            micro = split_microbatches(batch, n)
             first = jax.tree.map(lambda x: x[0], micro)
             _, shapes = jax.eval_shape(one, variables, first, jnp.uint32(0))
             zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
@@ -72,29 +74,29 @@ def accumulate(micro_batches: int, take: Taker = whole) -> Taker:
             value, grads = jax.tree.map(lambda x: x / total, (value, grads))
             return (value, Aux(variables, metrics, {})), grads
 
-        return taken
+        return grad_fn
 
-    return take if n == 1 else accumulated
+    return method if n == 1 else accumulating
 
 
-@register("takers")
-def plain(micro_batches: int, mesh: jax.sharding.Mesh, /) -> Taker:
+@register("gradient_methods")
+def full_batch(micro_batches: int, mesh: jax.sharding.Mesh, /) -> GradientMethod:
     """The gradient of the whole batch, from micro-batches one after the other.
 
     Training with Large Batches. https://arxiv.org/abs/1706.02677, where one does not fit at once.
     """
-    return accumulate(micro_batches)
+    return accumulate_grads(micro_batches)
 
 
-def each_term(loss: Loss) -> Taken:
+def per_term_grads(loss: Loss) -> GradFn:
     """The gradients of the terms that a loss adds up, stacked along axis 0 of every leaf."""
 
-    def taken(params: PyTree, variables: PyTree, batch: Batch, key: Array):
+    def grad_fn(params: PyTree, variables: PyTree, batch: Batch, key: Array):
         def terms(params: PyTree):
             value, aux = loss(params, variables, batch, key)
             if len(aux.terms) < 2:
                 raise UserError(
-                    "gradient taker 'pcgrad' needs a loss of several terms, and this objective "
+                    "gradient method 'pcgrad' needs a loss of several terms, and this objective "
                     f"has {len(aux.terms) or 1}"
                 )
             return jnp.stack(list(aux.terms.values())), (value, aux)
@@ -103,7 +105,7 @@ def each_term(loss: Loss) -> Taken:
         grads = jax.vmap(lambda row: pull(row)[0])(jnp.eye(len(values), dtype=values.dtype))
         return (value, aux), grads
 
-    return taken
+    return grad_fn
 
 
 def project_conflicts(grads: PyTree, key: Array) -> PyTree:
@@ -135,8 +137,8 @@ def _pairs(a: PyTree, b: PyTree) -> list[tuple[Array, Array]]:
     return list(zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
-@register("takers")
-def pcgrad(micro_batches: int, mesh: jax.sharding.Mesh, /) -> Taker:
+@register("gradient_methods")
+def pcgrad(micro_batches: int, mesh: jax.sharding.Mesh, /) -> GradientMethod:
     """Gradient surgery: terms whose gradients conflict lose what goes against each other.
 
     Gradient Surgery for Multi-Task Learning. Yu, Kumar, Gupta, Levine, Hausman, Finn 2020.
@@ -144,31 +146,31 @@ def pcgrad(micro_batches: int, mesh: jax.sharding.Mesh, /) -> Taker:
     micro-batches, conflicts are those of the whole batch.
     """
 
-    def surgery(loss: Loss) -> Taken:
-        each = accumulate(micro_batches, each_term)(loss)
+    def surgery(loss: Loss) -> GradFn:
+        each = accumulate_grads(micro_batches, per_term_grads)(loss)
 
-        def taken(params: PyTree, variables: PyTree, batch: Batch, key: Array):
+        def grad_fn(params: PyTree, variables: PyTree, batch: Batch, key: Array):
             aux, grads = each(params, variables, batch, key)
             return aux, project_conflicts(grads, jax.random.fold_in(key, micro_batches))
 
-        return taken
+        return grad_fn
 
     return surgery
 
 
-def scaled(take: Taker, scale: Array) -> Taker:
+def scaled(method: GradientMethod, scale: Array) -> GradientMethod:
     """The same gradient, taken of a loss that is `scale` times as large: for float16."""
 
-    def of_larger(loss: Loss) -> Taken:
+    def of_larger(loss: Loss) -> GradFn:
         def larger(*args: PyTree) -> tuple[Array, Aux]:
             value, aux = loss(*args)
             return value * scale, aux._replace(terms={k: v * scale for k, v in aux.terms.items()})
 
-        def taken(*args: PyTree) -> tuple[tuple[Array, Aux], PyTree]:
-            (value, aux), grads = take(larger)(*args)
+        def grad_fn(*args: PyTree) -> tuple[tuple[Array, Aux], PyTree]:
+            (value, aux), grads = method(larger)(*args)
             value, grads = jax.tree.map(lambda x: x / scale, (value, grads))
             return (value, aux), grads
 
-        return taken
+        return grad_fn
 
     return of_larger

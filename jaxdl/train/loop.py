@@ -19,7 +19,7 @@ def fit(
         yield state, metrics
 
 
-def in_turn(phases: Sequence[tuple[int, Step]], starts: Iterator[int]) -> Step:
+def piecewise(phases: Sequence[tuple[int, Step]], starts: Iterator[int]) -> Step:
     """One step out of several: from each one's number on.
 
     Args:
@@ -34,7 +34,7 @@ def in_turn(phases: Sequence[tuple[int, Step]], starts: Iterator[int]) -> Step:
     return step
 
 
-def turns(start: int, stop: int, longest: int, due: Sequence[int] = ()) -> Iterator[range]:
+def step_chunks(start: int, stop: int, longest: int, due: Sequence[int] = ()) -> Iterator[range]:
     """Runs of steps from `start` to `stop` - 1, in order, that end wherever something is due.
 
     Args:

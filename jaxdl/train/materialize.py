@@ -66,7 +66,9 @@ class Field(NamedTuple):
     """If not, all numbers are alike."""
 
 
-def drawn(program: Callable[..., PyTree], *args: Any, places: Callable[[PyTree], PyTree]) -> PyTree:
+def materialize(
+    program: Callable[..., PyTree], *args: Any, shardings: Callable[[PyTree], PyTree]
+) -> PyTree:
     """What a pure program returns, each array born under its sharding.
 
     The numbers are those of `program(*args)` run operation by operation, under any sharding. No
@@ -76,7 +78,7 @@ def drawn(program: Callable[..., PyTree], *args: Any, places: Callable[[PyTree],
     Args:
         program: such as the first state of a key.
         args: the same in every process.
-        places: gives a tree of shardings for the tree of shapes.
+        shardings: gives a tree of shardings for the tree of shapes.
     """
     closed, shapes = jax.make_jaxpr(program, return_shape=True)(*args)
     jaxpr, used = dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
@@ -84,7 +86,7 @@ def drawn(program: Callable[..., PyTree], *args: Any, places: Callable[[PyTree],
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         values = _read(jaxpr, closed.consts, inputs)
         leaves: list[Any] = [None] * len(values)
-        shardings = jax.tree.leaves(places(shapes))
+        shardings = jax.tree.leaves(shardings(shapes))
         # each value once, since an average begins as what it is of
         alike: dict[int, list[int]] = {}
         for i, value in enumerate(values):
@@ -221,11 +223,11 @@ def _written(value: Any) -> tuple[tuple[Any, ...], list[np.ndarray], list[np.nda
     tape: list[Any] = []
     keys: list[np.ndarray] = []
     numbers: list[np.ndarray] = []
-    places: dict[int, int] = {}
+    positions: dict[int, int] = {}
 
     def write(x: Any) -> int:
-        if id(x) in places:
-            return places[id(x)]
+        if id(x) in positions:
+            return positions[id(x)]
         if not isinstance(x, Op):
             entry = ("number", len(numbers))
             numbers.append(x)
@@ -235,8 +237,8 @@ def _written(value: Any) -> tuple[tuple[Any, ...], list[np.ndarray], list[np.nda
         else:
             entry = (x.primitive, x.params, tuple(map(write, x.operands)))
         tape.append(entry)
-        places[id(x)] = len(tape) - 1
-        return places[id(x)]
+        positions[id(x)] = len(tape) - 1
+        return positions[id(x)]
 
     write(value)
     return tuple(tape), keys, numbers
@@ -250,8 +252,8 @@ def _play(tape: tuple[Any, ...], bits: Sequence[Array], numbers: Sequence[Any]) 
         elif what == "bits":
             done.append(bits[how[0]])
         else:
-            params, places = how
-            operands = jnp.broadcast_arrays(*(done[i] for i in places))
+            params, indices = how
+            operands = jnp.broadcast_arrays(*(done[i] for i in indices))
             done.append(what.bind(*operands, **dict(params)))
     return done[-1]
 

@@ -15,13 +15,13 @@ import numpy as np
 import optax
 
 from jaxdl import tree
-from jaxdl.train.gradients import accumulate, scaled
+from jaxdl.train.gradients import accumulate_grads, scaled
 from jaxdl.train.sharding import fetch
 from jaxdl.train.state import TrainState
 from jaxdl.types import Array, Batch, Objective, PyTree
 
 
-def culprit(
+def first_nonfinite(
     objective: Objective,
     tx: optax.GradientTransformationExtraArgs,
     state: TrainState,
@@ -102,19 +102,19 @@ def _backward(
     key: Array,
     micro_batches: int,
 ) -> str | None:
-    taker = accumulate(micro_batches)
+    method = accumulate_grads(micro_batches)
     if state.loss_scale is not None:
-        taker = scaled(taker, state.loss_scale.value)
-    take = taker(objective.loss)
+        method = scaled(method, state.loss_scale.value)
+    take = method(objective.loss)
 
     @jax.jit
-    def taken(state: TrainState, batch: Batch) -> tuple[PyTree, PyTree]:
+    def gradients_at(state: TrainState, batch: Batch) -> tuple[PyTree, PyTree]:
         (loss, _), grads = take(state.params, state.variables, batch, key)
         second = lambda params: take(params, state.variables, batch, key)[1]
         given = {"value": loss, "grad_fn": second}
         return grads, tx.update(grads, state.opt_state, state.params, **given)[0]
 
-    for what, values in zip(("gradient", "update"), taken(state, batch), strict=True):
+    for what, values in zip(("gradient", "update"), gradients_at(state, batch), strict=True):
         for name, leaf in tree.flatten(values).items():
             if not _finite(leaf):
                 return f"the {what} of {name}"

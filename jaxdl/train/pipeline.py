@@ -1,4 +1,4 @@
-"""Pipelines: gradient takers that send micro-batches through the stages of a network in turn.
+"""Pipelines: gradient methods that send micro-batches through the stages of a network in turn.
 
 The blocks of a network are split over the mesh's axis `stage`, and what one stage makes of a
 micro-batch travels to the next while it turns to another. All stages run one program over the
@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 from jaxdl.errors import UserError
 from jaxdl.registry import register
 from jaxdl.train import pipeline_schedule
-from jaxdl.train.gradients import Loss, Taken, Taker, cut_up
+from jaxdl.train.gradients import GradFn, GradientMethod, Loss, split_microbatches
 from jaxdl.train.pipeline_cut import Cut, Values, cut
 from jaxdl.train.pipeline_schedule import Schedule
 from jaxdl.types import Array, Aux, Batch, PyTree
@@ -29,8 +29,8 @@ from jaxdl.types import Array, Aux, Batch, PyTree
 AXIS = "stage"
 
 
-@register("takers")
-def gpipe(micro_batches: int, mesh: Mesh, /) -> Taker:
+@register("gradient_methods")
+def gpipe(micro_batches: int, mesh: Mesh, /) -> GradientMethod:
     """Stages of blocks: all forward passes, then all backward passes.
 
     Huang et al. 2019. https://arxiv.org/abs/1811.06965. A stage holds what it read of every
@@ -39,8 +39,8 @@ def gpipe(micro_batches: int, mesh: Mesh, /) -> Taker:
     return _pipeline("gpipe", pipeline_schedule.gpipe, micro_batches, mesh)
 
 
-@register("takers")
-def one_f_one_b(micro_batches: int, mesh: Mesh, /) -> Taker:
+@register("gradient_methods")
+def one_f_one_b(micro_batches: int, mesh: Mesh, /) -> GradientMethod:
     """Stages of blocks: one forward pass, one backward pass in turn (1F1B).
 
     Narayanan et al. 2020. https://arxiv.org/abs/2006.09503. As fast as `gpipe`, and what a stage
@@ -51,19 +51,19 @@ def one_f_one_b(micro_batches: int, mesh: Mesh, /) -> Taker:
 
 def _pipeline(
     name: str, plan: Callable[[int, int], Schedule], micro_batches: int, mesh: Mesh
-) -> Taker:
+) -> GradientMethod:
     stages = mesh.shape[AXIS]
     if stages < 2:
-        raise UserError(f"gradient taker '{name}' needs config.mesh.stage of 2 or more")
+        raise UserError(f"gradient method '{name}' needs config.mesh.stage of 2 or more")
     if micro_batches < stages:
         raise UserError(
-            f"gradient taker '{name}' needs as many micro-batches as stages: "
+            f"gradient method '{name}' needs as many micro-batches as stages: "
             f"config.gradient.accumulate={stages} or more"
         )
     return partial(pipelined, plan(stages, micro_batches), mesh)
 
 
-def pipelined(schedule: Schedule, mesh: Mesh, loss: Loss) -> Taken:
+def pipelined(schedule: Schedule, mesh: Mesh, loss: Loss) -> GradFn:
     """The gradient that `accumulate` takes, from a pipeline of stages.
 
     Args:
@@ -73,8 +73,8 @@ def pipelined(schedule: Schedule, mesh: Mesh, loss: Loss) -> Taken:
     """
     n, stages = int(schedule.forward.max()) + 1, mesh.shape[AXIS]
 
-    def taken(params: PyTree, variables: PyTree, batch: Batch, key: Array):
-        micro = cut_up(batch, n)
+    def grad_fn(params: PyTree, variables: PyTree, batch: Batch, key: Array):
+        micro = split_microbatches(batch, n)
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(n, dtype=jnp.uint32))
         pieces = cut(loss, params, variables, jax.tree.map(lambda x: x[0], micro), key)
         if pieces.depth % stages:
@@ -101,7 +101,7 @@ def pipelined(schedule: Schedule, mesh: Mesh, loss: Loss) -> Taken:
         value, grads = jax.tree.map(lambda x: x / total, (value, grads))
         return (value, Aux(variables, metrics, {})), grads
 
-    return taken
+    return grad_fn
 
 
 class _Carry(NamedTuple):

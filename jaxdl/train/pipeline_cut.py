@@ -131,7 +131,7 @@ def _stack(jaxpr: Jaxpr, weights: Iterable[Var]) -> JaxprEqn:
     if len(found) != 1:
         raise UserError(
             "a pipeline needs a network of one stack of equal blocks, such as a ViT or a decoder, "
-            f"and this one has {len(found) or 'none'}: set config.gradient.taker=plain"
+            f"and this one has {len(found) or 'none'}: set config.gradient.method=full_batch"
         )
     return found[0]
 

@@ -10,7 +10,7 @@ import optax
 from jax.sharding import Mesh
 
 from jaxdl.optim.schedule_free import evaluation_params
-from jaxdl.train.materialize import drawn
+from jaxdl.train.materialize import materialize
 from jaxdl.train.precision import LossScale, Scale, first_scale
 from jaxdl.train.sharding import Layout, Rules, tree_shardings
 from jaxdl.types import Array, Objective, PyTree
@@ -41,7 +41,7 @@ class TrainState:
         return evaluation_params(self.opt_state, self.params), self.variables
 
 
-class Keeps(NamedTuple):
+class StateSpec(NamedTuple):
     """What a state holds besides weights and the optimizer's memory, and where its leaves live."""
 
     average: bool = False
@@ -55,7 +55,7 @@ def new_state(
     tx: optax.GradientTransformation,
     key: Array,
     batch_spec: Mapping[str, Any],
-    keeps: Keeps,
+    spec: StateSpec,
 ) -> TrainState:
     """A state before its first step: pure, to be traced by `init_state` and `abstract_state`."""
     init_key, run_key = jax.random.split(key)
@@ -67,8 +67,8 @@ def new_state(
         variables=variables,
         opt_state=tx.init(params),
         key=run_key,
-        average={"params": params, "variables": variables} if keeps.average else None,
-        loss_scale=first_scale(keeps.loss_scale) if keeps.loss_scale else None,
+        average={"params": params, "variables": variables} if spec.average else None,
+        loss_scale=first_scale(spec.loss_scale) if spec.loss_scale else None,
     )
 
 
@@ -78,14 +78,14 @@ def abstract_state(
     key: Array,
     batch_spec: Mapping[str, Any],
     mesh: Mesh,
-    keeps: Keeps = Keeps(),  # noqa: B008, immutable
+    spec: StateSpec = StateSpec(),  # noqa: B008, immutable
 ) -> TrainState:
     """Shapes, types and shardings of the state, without computing it."""
-    shapes = jax.eval_shape(lambda k: new_state(objective, tx, k, batch_spec, keeps), key)
+    shapes = jax.eval_shape(lambda k: new_state(objective, tx, k, batch_spec, spec), key)
     return jax.tree.map(
         lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place),
         shapes,
-        tree_shardings(shapes, mesh, keeps.rules, keeps.layout),
+        tree_shardings(shapes, mesh, spec.rules, spec.layout),
     )
 
 
@@ -95,7 +95,7 @@ def init_state(
     key: Array,
     batch_spec: Mapping[str, Any],
     mesh: Mesh,
-    keeps: Keeps = Keeps(),  # noqa: B008, immutable
+    spec: StateSpec = StateSpec(),  # noqa: B008, immutable
 ) -> TrainState:
     """The first state, born sharded: no device ever holds the whole of a split leaf.
 
@@ -107,10 +107,10 @@ def init_state(
         mesh: from `make_mesh`.
         keeps: what else there is, and where leaves live; see `tree_shardings`.
     """
-    return drawn(
-        lambda k: new_state(objective, tx, k, batch_spec, keeps),
+    return materialize(
+        lambda k: new_state(objective, tx, k, batch_spec, spec),
         key,
-        places=lambda shapes: tree_shardings(shapes, mesh, keeps.rules, keeps.layout),
+        shardings=lambda shapes: tree_shardings(shapes, mesh, spec.rules, spec.layout),
     )
 
 

@@ -1,4 +1,4 @@
-"""The step: objective, gradient taker and optimizer joined. The only place that applies updates."""
+"""The train step: joins objective, gradient method and optimizer; alone applies updates."""
 
 from collections.abc import Callable
 
@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxdl.train.gradients import Taker, scaled, whole
+from jaxdl.train.gradients import GradientMethod, full_batch_grad, scaled
 from jaxdl.train.precision import LossScale, next_scale
 from jaxdl.train.sharding import replicated
 from jaxdl.train.state import TrainState
-from jaxdl.types import Array, Batch, Metrics, Objective, PyTree, Run
+from jaxdl.types import Array, Batch, Metrics, MultiStepBatch, Objective, PyTree
 
 SMALL = 2**12
 """Numbers of a leaf that shares its norm's program with others."""
@@ -21,7 +21,7 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 def make_step(
     objective: Objective,
     tx: optax.GradientTransformationExtraArgs,
-    gradient: Taker = whole,
+    gradient: GradientMethod = full_batch_grad,
     *,
     average: Callable[[Array], Array] | None = None,
     loss_scale: LossScale | None = None,
@@ -36,7 +36,7 @@ def make_step(
         objective: what is minimised.
         tx: how parameters move.
         gradient: how the gradient is taken.
-        average: steps done -> the share that the newest weights take in their running average.
+        average: steps done -> the fraction that the newest weights take in their running average.
         loss_scale: for float16, how the number that multiplies the loss moves.
         skip_nonfinite: where the gradient is not finite, change nothing but the step and the loss
             scale, and count it in the metric 'skipped'; the other metrics of that step count 0.
@@ -45,8 +45,8 @@ def make_step(
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
-        taker = gradient if loss_scale is None else scaled(gradient, state.loss_scale.value)
-        take = taker(objective.loss)
+        method = gradient if loss_scale is None else scaled(gradient, state.loss_scale.value)
+        take = method(objective.loss)
         (loss, aux), grads = take(state.params, state.variables, batch, key)
 
         def grad_fn(params: PyTree) -> PyTree:
@@ -62,17 +62,17 @@ def make_step(
         metrics = aux.metrics | {k: (_norm(v), one) for k, v in norms.items()}
         new = state.replace(params=params, variables=aux.variables, opt_state=opt_state)
         if average is not None:
-            share = average(state.step)
+            fraction = average(state.step)
             latest = {"params": params, "variables": aux.variables}
             new = new.replace(
-                average=jax.tree.map(lambda a, x: _towards(a, x, share), state.average, latest)
+                average=jax.tree.map(lambda a, x: _lerp(a, x, fraction), state.average, latest)
             )
         if skip_nonfinite or loss_scale is not None:
             # A norm is finite only if all that it is taken of is; SAM's second gradient shows in
             # the update.
             sizes = jnp.stack([loss, *(metrics[name][0] for name in norms)])
             finite = jnp.all(jnp.isfinite(sizes))
-            new = _choose(finite, new, state)
+            new = _select(finite, new, state)
             metrics = jax.tree.map(lambda x: jnp.where(finite, x, jnp.zeros_like(x)), metrics)
             metrics["skipped"] = (1 - finite.astype(jnp.float32), one)
             if loss_scale is not None:
@@ -92,13 +92,13 @@ def _norm(tree: PyTree) -> Array:
     return optax.tree.norm([*large, jnp.concatenate(small)] if small else large)
 
 
-def several(step: Step) -> Callable[[TrainState, Run], tuple[TrainState, Metrics]]:
+def multi_step(step: Step) -> Callable[[TrainState, MultiStepBatch], tuple[TrainState, Metrics]]:
     """Several steps as one program, for networks whose step is over before it is asked for.
 
     Metrics are those of all its steps, added up.
     """
 
-    def steps(state: TrainState, run: Run) -> tuple[TrainState, Metrics]:
+    def steps(state: TrainState, run: MultiStepBatch) -> tuple[TrainState, Metrics]:
         def body(i: Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
             state, sums = carry
             state, metrics = step(state, run.batch(i))
@@ -111,21 +111,21 @@ def several(step: Step) -> Callable[[TrainState, Run], tuple[TrainState, Metrics
     return steps
 
 
-def _choose(finite: Array, new: TrainState, old: TrainState) -> TrainState:
+def _select(finite: Array, new: TrainState, old: TrainState) -> TrainState:
     moved = ("params", "variables", "opt_state", "average")
     pick = lambda x, y: jax.tree.map(lambda a, b: jnp.where(finite, a, b), x, y)
     return new.replace(**{name: pick(getattr(new, name), getattr(old, name)) for name in moved})
 
 
-def _towards(average: Array, new: Array, share: Array) -> Array:
-    # a = a + share (x - a), and x itself where share is 1
+def _lerp(average: Array, new: Array, fraction: Array) -> Array:
+    # a = a + fraction (x - a), and x itself where fraction is 1
     if not jnp.issubdtype(new.dtype, jnp.floating):
         return new
-    return (1 - share) * average + share * new
+    return (1 - fraction) * average + fraction * new
 
 
 def compile_step(step: Step, state: TrainState) -> Step:
     """The step jitted: the state donated and kept where it lives, metrics on every device."""
-    places = jax.tree.map(lambda x: x.sharding, state)
-    everywhere = replicated(jax.tree.leaves(places)[0].mesh)
-    return jax.jit(step, donate_argnums=0, out_shardings=(places, everywhere))
+    shardings = jax.tree.map(lambda x: x.sharding, state)
+    everywhere = replicated(jax.tree.leaves(shardings)[0].mesh)
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, everywhere))

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from jaxdl import config as configs
+from jaxdl.config import Config
 from jaxdl.errors import UserError
 from jaxdl.override import override
 from jaxdl.verbs.parsing import Parser, before_a_run, count, image_shape, prepare_jax, writing
@@ -40,7 +40,7 @@ def bench(arguments: list[str]) -> int:
         raise UserError("name models, or files to --compare, one of the two")
     if options.compare:
         return _compare(options.compare)
-    parts = [override(configs.Config(), [("model", said)]).model for said in options.models]
+    parts = [override(Config(), [("model", said)]).model for said in options.models]
     prepare_jax()
     from jaxdl.assemble import import_user_module
     from jaxdl.perf import bench as measured

@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from jaxdl import config as configs
+from jaxdl import config_file
+from jaxdl.config import Config, Part
 from jaxdl.errors import UserError
 from jaxdl.override import override
 from jaxdl.verbs.parsing import Parser, config_of, count, image_shape, overrides_in, prepare_jax
@@ -38,7 +39,7 @@ def evaluate(arguments: list[str]) -> int:
     options = parser.parse_args(rest)
     if bool(options.run) == bool(options.config):
         raise UserError("name a run directory or a --config, one of the two")
-    config = override(configs.load(options.config or config_of(options.run)), overrides)
+    config = override(config_file.load(options.config or config_of(options.run)), overrides)
     prepare_jax()
     from jaxdl.research import finished
 
@@ -62,7 +63,7 @@ def export(arguments: list[str]) -> int:
     parser.add_argument("file", type=Path, help="what to write, NAME.safetensors")
     parser.add_argument("--publisher", help="default: one whose network is the model's own")
     options = parser.parse_args(arguments)
-    config = configs.load(config_of(options.run))
+    config = config_file.load(config_of(options.run))
     prepare_jax()
     from jaxdl.research import finished
 
@@ -90,7 +91,7 @@ def summary(arguments: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print rows and totals as JSON")
     overrides, rest = overrides_in(arguments, "--model.")
     options = parser.parse_args(rest)
-    config = configs.Config(model=configs.Part(options.model))
+    config = Config(model=Part(options.model))
     config = override(config, [(f"model.{path}", value) for path, value in overrides])
 
     from jaxdl.assemble import import_user_module
@@ -102,7 +103,11 @@ def summary(arguments: list[str]) -> int:
     if options.depth:
         shown = shown.at_depth(options.depth)
     if options.json:
-        print(json.dumps({"rows": configs.to_dict(shown.rows), "totals": shown.totals()}, indent=2))
+        print(
+            json.dumps(
+                {"rows": config_file.to_dict(shown.rows), "totals": shown.totals()}, indent=2
+            )
+        )
     else:
         print(layers.text(shown))
     return 0

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from jaxdl import config as configs
+from jaxdl import config_file
 from jaxdl.errors import UserError
 from jaxdl.override import override
 from jaxdl.verbs.parsing import Parser, config_of, count, overrides_in, prepare_jax
@@ -24,7 +24,7 @@ def find_nan(arguments: list[str]) -> int:
     options = parser.parse_args(rest)
     if bool(options.run) == bool(options.config):
         raise UserError("name a run directory or a --config, one of the two")
-    config = override(configs.load(options.config or config_of(options.run)), overrides)
+    config = override(config_file.load(options.config or config_of(options.run)), overrides)
     prepare_jax()
     from jaxdl.research.nonfinite import search
 

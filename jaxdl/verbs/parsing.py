@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxdl import config as configs
+from jaxdl import config_file
+from jaxdl.config import Config
 from jaxdl.errors import UserError, choices
 from jaxdl.override import override
 
@@ -103,7 +104,7 @@ def writing(file: Path) -> Iterator[None]:
 
 def before_a_run(
     arguments: list[str], verb: str, description: str, **options: dict[str, Any]
-) -> tuple[argparse.Namespace, configs.Config]:
+) -> tuple[argparse.Namespace, Config]:
     """Options and config of a verb that takes --config as training does."""
     parser = Parser(prog=f"jaxdl {verb}", description=description, allow_abbrev=False)
     parser.add_argument("--config", metavar="FILE[:ARGUMENT]", required=True)
@@ -112,5 +113,5 @@ def before_a_run(
         parser.add_argument(f"--{name.replace('_', '-')}", **about)
     overrides, rest = overrides_in(arguments)
     parsed = parser.parse_args(rest)
-    config = override(configs.load(parsed.config), overrides)
-    return parsed, configs.add_imports(config, parsed.imports)
+    config = override(config_file.load(parsed.config), overrides)
+    return parsed, config_file.add_imports(config, parsed.imports)

@@ -3,7 +3,7 @@
 import shlex
 from pathlib import Path
 
-from jaxdl import config as configs
+from jaxdl.config import Config
 from jaxdl.errors import UserError
 from jaxdl.override import override
 from jaxdl.verbs.parsing import before_a_run, count, prepare_jax
@@ -44,9 +44,9 @@ def trials(arguments: list[str]) -> int:
     return 0
 
 
-def _variants(config: configs.Config, asked: list[str]) -> dict[str, configs.Config]:
+def _variants(config: Config, asked: list[str]) -> dict[str, Config]:
     """Name to config, from 'NAME FIELD=VALUE ...' of each."""
-    found: dict[str, configs.Config] = {}
+    found: dict[str, Config] = {}
     for said in asked:
         try:
             name, *changes = shlex.split(said)

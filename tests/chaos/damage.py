@@ -100,7 +100,7 @@ def mix(rng: np.random.Generator, folder: Path) -> list[Path]:
     """A file, a folder or all of an older checkpoint lies where this one's should."""
     older = folder.parent / str(rng.choice(STEPS[:-1]))
     what = rng.choice(
-        ["seal.json", "state", "state/_METADATA", "state/manifest.ocdbt", "state/d", ".",
+        ["integrity.json", "state", "state/_METADATA", "state/manifest.ocdbt", "state/d", ".",
          "state/ocdbt.process_0", "state/ocdbt.process_0/manifest.ocdbt"]
     )  # fmt: skip
     if (older / what).is_file():

@@ -28,9 +28,9 @@ import jaxdl.session
 from chaos.commands import Outcome, Reached, obey, stopped_short
 from chaos.files import arrays_trap, image, image_trap, weight_files, weights
 from chaos.mutants import bases, line, written
-from jaxdl import config as configs
+from jaxdl import config_file
 from jaxdl.assemble import assemble
-from jaxdl.config import Part
+from jaxdl.config import Config, Data, Part
 from jaxdl.hub.load import save
 from jaxdl.hub.read import read
 
@@ -67,8 +67,8 @@ def fuzz_commands(n: int, seed: int, sandbox: Path) -> Iterator[tuple[str, Outco
 def fuzz_weights(n: int, seed: int, sandbox: Path) -> Iterator[tuple[str, Outcome]]:
     """Files of weights, damaged or lying, that a run is to begin with."""
     model = Part("resnet18", {"width": 4, "stem": "cifar"})
-    config = configs.Config(model=model)
-    (sandbox / "base.json").write_text(configs.to_json(config))
+    config = Config(model=model)
+    (sandbox / "base.json").write_text(config_file.to_json(config))
     plan = assemble(config)
     state = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), plan.abstract_state(0))
     good = sandbox / "good.safetensors"
@@ -93,7 +93,7 @@ def fuzz_weights(n: int, seed: int, sandbox: Path) -> Iterator[tuple[str, Outcom
 
 def fuzz_files(n: int, seed: int, sandbox: Path) -> Iterator[tuple[str, Outcome]]:
     """Folders of images with a trap in them, and archives of arrays, as a run's data."""
-    tree = configs.to_dict(configs.Config(data=configs.Data(validation=None, test=None)))
+    tree = config_file.to_dict(Config(data=Data(validation=None, test=None)))
     tree["preprocess"] = []
     for i in range(n):
         rng = random.Random(f"{seed} {i}")

@@ -71,11 +71,11 @@ class Outcome(NamedTuple):
     """what they wrote to stderr"""
 
 
-def blocked_reader(folder: Path, hang_after: float) -> Outcome:
+def blocked_reader(folder: Path, watchdog_seconds: float) -> Outcome:
     """A run whose data stops coming in the second epoch; then the same command, unharmed."""
     (folder / "own.py").write_text(BLOCKED)
     arguments = [*STREAMED, "--import", folder / "own.py", "--workdir", folder / "run"]
-    arguments += [f"--config.hang_after={hang_after}"]
+    arguments += [f"--config.watchdog_seconds={watchdog_seconds}"]
     run = hosts.start(arguments, BLOCKED_AFTER="90")
     after_step(8)(folder / "run", [run])
     outcome = _outcome([run], time.monotonic())
@@ -84,9 +84,9 @@ def blocked_reader(folder: Path, hang_after: float) -> Outcome:
     return outcome
 
 
-def silenced(folder: Path, victim: int, number: int, hang_after: float = 600) -> Outcome:
+def silenced(folder: Path, victim: int, number: int, watchdog_seconds: float = 600) -> Outcome:
     """Two processes, one of which is stopped (SIGSTOP) or killed (SIGKILL) in training."""
-    arguments = [*RUN, "--workdir", folder, f"--config.hang_after={hang_after}"]
+    arguments = [*RUN, "--workdir", folder, f"--config.watchdog_seconds={watchdog_seconds}"]
     running = hosts.start_all(arguments, 2, devices=1)
     try:
         after_step(newest_saved(folder) + 6)(folder, running)
@@ -111,13 +111,13 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     failed = 0
     stop, kill = signal.SIGSTOP, signal.SIGKILL
-    faults = [(f"process {i} stopped", i, stop, options.hang_after) for i in (0, 1)]
+    faults = [(f"process {i} stopped", i, stop, options.watchdog_seconds) for i in (0, 1)]
     faults += [(f"process {i} killed", i, kill, 600.0) for i in (0, 1) for _ in range(options.n)]
     with tempfile.TemporaryDirectory() as folder:
-        outcomes = [("reader blocked", blocked_reader(Path(folder), options.hang_after))]
-    for name, victim, number, hang_after in faults:
+        outcomes = [("reader blocked", blocked_reader(Path(folder), options.watchdog_seconds))]
+    for name, victim, number, watchdog_seconds in faults:
         with tempfile.TemporaryDirectory() as folder:
-            outcomes.append((name, silenced(Path(folder), victim, number, hang_after)))
+            outcomes.append((name, silenced(Path(folder), victim, number, watchdog_seconds)))
     for name, outcome in outcomes:
         first = next((line for text in outcome.said for line in text.splitlines()), "")
         print(f"{name:<18} status {outcome.statuses}  {outcome.seconds:6.2f} s  {first[:100]}")

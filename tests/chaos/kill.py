@@ -75,7 +75,7 @@ MOMENTS = {
     "inside a save": lambda w, rng: _saving(w, "."),
     "writing": lambda w, rng: _saving(w, "state/ocdbt.process_0/d"),
     "finalising": lambda w, rng: _saving(w, "state/manifest.ocdbt"),
-    "sealed": lambda w, rng: _saving(w, "seal.json"),
+    "sealed": lambda w, rng: _saving(w, "integrity.json"),
     "just named": lambda w, rng: _named(w),
 }
 

@@ -8,8 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxdl import config as configs
-from jaxdl import registry
+from jaxdl import config_file, registry
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,7 +42,7 @@ OTHERS = [None, True, False, [], {}, [[]], [{}], {"": ""}, {"name": 1}, {"name":
 def bases() -> list[dict[str, Any]]:
     """The project's own configs as trees, as often as `BASES` says."""
     trees = [
-        (configs.to_dict(configs.load(str(ROOT / "configs" / spec))), times)
+        (config_file.to_dict(config_file.load(str(ROOT / "configs" / spec))), times)
         for spec, times in BASES.items()
     ]
     return [tree for tree, times in trees for _ in range(times)]

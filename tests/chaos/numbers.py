@@ -26,7 +26,7 @@ from jaxdl.assemble import Plan
 from jaxdl.config import Config, Data, Gradient, Mesh, part
 from jaxdl.data.pipeline import open_split
 from jaxdl.session import first_state
-from jaxdl.train.nonfinite import culprit
+from jaxdl.train.nonfinite import first_nonfinite
 from jaxdl.train.sharding import batch_sharding
 from jaxdl.train.state import TrainState
 from jaxdl.train.step import compile_step, make_step
@@ -216,7 +216,7 @@ def named(made: Bench, trial: Trial, config: Config) -> str | None:
         state = spoil_parameter(state, trial)
     batch = made.batch(0, trial)
     n = config.gradient.accumulate
-    return culprit(made.objective, made.plan.tx, state, batch, 0, micro_batches=n)
+    return first_nonfinite(made.objective, made.plan.tx, state, batch, 0, micro_batches=n)
 
 
 def trials(rng: random.Random, layers: int) -> Iterator[Trial]:

@@ -137,7 +137,7 @@ def newest_saved(workdir: Path) -> int:
 
 def digests(workdir: Path) -> dict[str, str]:
     """Of every leaf of the newest checkpoint."""
-    seal = workdir / "checkpoints" / str(newest_saved(workdir)) / "seal.json"
+    seal = workdir / "checkpoints" / str(newest_saved(workdir)) / "integrity.json"
     return json.loads(seal.read_text())["digests"]
 
 

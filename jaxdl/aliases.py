@@ -1,0 +1,74 @@
+"""Names that changed before 0.1, so that what an older version wrote is still read.
+
+One table for everything that stands on disk: fields of a config, names and arguments of parts, keys
+of `metrics.jsonl`, files of a run directory, paths in a checkpointed state. Files are read through
+it and written in the new names; no path under `params` ever changed. To rename a thing is to add a
+line here, and an old name stands nowhere else in the package.
+"""
+
+from typing import Any
+
+FIELDS = {
+    "hang_after": "watchdog_seconds",
+    "dispatch": "steps_per_execution",
+    "rates": "lr_multipliers",
+    "gradient.taker": "gradient.method",
+    "evaluation.gap": "evaluation.generalization_gap",
+    "population.halve": "population.successive_halving",
+}
+"""Path of a config's field to its path of today; both in the same dataclass."""
+
+PARTS = {"gradient.method": {"plain": "full_batch"}}
+"""Field of today to its parts' names, old to new."""
+
+GATES = ("squeeze_excite", "eca", "channel", "spatial", "cbam")
+"""What the argument `attention` of a convolutional network held, when it was what is now `gate`."""
+
+METRICS = {"fitted/": "train_eval/", "gap/": "generalization_gap/"}
+"""Beginning of a metric's name to what it is today."""
+
+INTEGRITY = "seal.json"
+"""A checkpoint's `integrity.json`."""
+
+STATE: dict[str, str] = {}
+"""Beginning of a leaf's path in a checkpointed state to what it is today."""
+
+
+def current_config(tree: dict[str, Any]) -> dict[str, Any]:
+    """A config's JSON in the names of today."""
+    tree = dict(tree)
+    for old, new in FIELDS.items():
+        *path, name = old.split(".")
+        holder = tree
+        for key in path:
+            if not isinstance(holder.get(key), dict):
+                break
+            holder[key] = holder = dict(holder[key])
+        else:
+            if name in holder:
+                holder[new.rpartition(".")[2]] = holder.pop(name)
+    for path, names in PARTS.items():
+        part: Any = tree
+        for key in path.split("."):
+            part = part.get(key) if isinstance(part, dict) else None
+        if isinstance(part, dict) and part.get("name") in names:
+            part["name"] = names[part["name"]]
+    return _with_gates(tree)
+
+
+def _with_gates(tree: Any) -> Any:
+    if isinstance(tree, list):
+        return [_with_gates(value) for value in tree]
+    if not isinstance(tree, dict):
+        return tree
+    tree = {key: _with_gates(value) for key, value in tree.items()}
+    old = tree.get("attention")
+    if (old.get("name") if isinstance(old, dict) else old) in GATES:
+        tree["gate"] = tree.pop("attention")
+    return tree
+
+
+def current_metric(name: str) -> str:
+    """A key of `metrics.jsonl` as it is called today."""
+    old = next((prefix for prefix in METRICS if name.startswith(prefix)), None)
+    return name if old is None else METRICS[old] + name.removeprefix(old)

@@ -1,0 +1,171 @@
+"""Configs from files and back: Python files, JSON, and a few lines for a reader."""
+
+import dataclasses
+import importlib.util
+import inspect
+import json
+import traceback
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from jaxdl.aliases import current_config
+from jaxdl.config import Config, Part, dataclass_of
+from jaxdl.errors import UserError, choices
+from jaxdl.untrusted import check_plain, parse
+
+
+def summary(config: Config) -> str:
+    """The config in a few lines: every field that a reader would want, parts on one line each."""
+
+    def is_set(value: Any) -> bool:
+        return value not in (None, (), {}) and value is not False
+
+    def said(value: Any) -> str:
+        if isinstance(value, Part):
+            return " ".join([value.name, *(f"{k}={said(v)}" for k, v in value.args.items())])
+        if dataclasses.is_dataclass(value):
+            fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+            return "  ".join(f"{k}={said(v)}" for k, v in fields.items() if is_set(v))
+        if isinstance(value, list | tuple):
+            return "(" + ", ".join(said(v) for v in value) + ")"
+        return str(value)
+
+    fields = [(f.name, getattr(config, f.name)) for f in dataclasses.fields(config)]
+    shown = [(name, value) for name, value in fields if is_set(value)]
+    return "\n".join(f"  {name:<15} {said(value)}" for name, value in shown)
+
+
+# From files
+
+
+def load(spec: str) -> Config:
+    """The config that `file.py[:argument]` or `file.json` describes."""
+    path, _, argument = spec.partition(":")
+    file = Path(path)
+    try:
+        found = file.is_file()
+        siblings = sorted(str(p) for p in file.parent.glob("*.py")) if file.parent.is_dir() else []
+    except OSError as error:  # a name that is too long
+        raise UserError(f"no config file '{path}': {error.strerror}") from error
+    if not found:
+        raise UserError(f"no config file '{path}': {choices(path, siblings)}")
+    if file.suffix == ".json":
+        return from_json(_text(file), where=path)
+    if file.suffix != ".py":
+        raise UserError(f"a config is a .py or a .json file, not '{path}'")
+    return _load_python(file, argument)
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is no text: {error}") from error
+
+
+def _load_python(file: Path, argument: str) -> Config:
+    spec = importlib.util.spec_from_file_location(f"jaxdl_config_{file.stem}", file)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise UserError(f"{file} defines no get_config()")
+        takes_argument = bool(inspect.signature(module.get_config).parameters)
+        if argument and not takes_argument:
+            raise UserError(f"{file} takes no argument, so ':{argument}' means nothing to it")
+        config = module.get_config(argument) if argument else module.get_config()
+    except UserError:
+        raise
+    except SyntaxError as error:
+        raise UserError(f"{file}, line {error.lineno}: {error.msg}") from error
+    except Exception as error:
+        lines = [
+            f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == spec.origin
+        ]
+        line = f", line {lines[-1]}" if lines else ""
+        raise UserError(f"{file}{line}: {type(error).__name__}: {error}") from error
+    if not isinstance(config, Config):
+        raise UserError(f"{file}: get_config() gave a {type(config).__name__}, not a Config")
+    return from_dict(to_dict(config), where=str(file))
+
+
+def add_imports(config: Config, modules: Iterable[str]) -> Config:
+    """The config with more of the user's own modules to import; saved with it."""
+    return dataclasses.replace(config, imports=(*config.imports, *modules))
+
+
+# To and from JSON
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A dataclass as dicts, lists, numbers and strings: what its JSON says."""
+    try:
+        return msgspec.json.decode(msgspec.json.encode(config))
+    except TypeError as error:
+        raise UserError(f"the config holds something that JSON cannot say: {error}") from error
+
+
+def to_json(config: Config) -> str:
+    """The whole config as indented JSON, which `from_json` reads back to an equal one."""
+    return json.dumps(to_dict(config), indent=2) + "\n"
+
+
+def from_json(text: str, where: str = "config") -> Config:
+    """Read what `to_json` wrote, in this version or an older one; unknown keys are errors."""
+    try:
+        tree = parse(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}, line {error.lineno}: not JSON: {error.msg}") from error
+    except ValueError as error:
+        raise UserError(f"{where}: not JSON: {error}") from error
+    if not isinstance(tree, dict):
+        raise UserError(f"{where}: expected an object, found {type(tree).__name__}")
+    return from_dict(current_config(tree), where=where)
+
+
+def from_dict(tree: Mapping[str, Any], where: str = "config") -> Config:
+    """A checked Config from nested dicts."""
+    check_plain(tree, "config")
+    _refuse_unknown(Config, tree, "config")
+    try:
+        config = msgspec.convert(tree, Config)
+    except msgspec.ValidationError as error:
+        raise UserError(f"{where}: {_at_path(error)}") from error
+    return _revive(config)
+
+
+def _at_path(error: Exception) -> str:
+    message, _, path = str(error).partition(" - at ")
+    message = message[:1].lower() + message[1:]
+    return f"{path.strip('`').replace('$', 'config', 1)}: {message}" if path else message
+
+
+def _refuse_unknown(cls: type, tree: Mapping[str, Any], path: str) -> None:
+    known = {f.name: f.type for f in dataclasses.fields(cls)}
+    for key, value in tree.items():
+        if key not in known:
+            raise UserError(f"unknown key {path}.{key}: {choices(key, known)}")
+        inner = dataclass_of(known[key])
+        if inner and isinstance(value, Mapping):
+            _refuse_unknown(inner, value, f"{path}.{key}")
+
+
+def _revive(value: Any) -> Any:
+    """Turn {'name', 'args'} inside the arguments of parts back into parts."""
+    if isinstance(value, Part):
+        return Part(value.name, {k: _revive(v) for k, v in value.args.items()})
+    if dataclasses.is_dataclass(value):
+        return dataclasses.replace(
+            value, **{f.name: _revive(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        )
+    if isinstance(value, dict):
+        inner = {k: _revive(v) for k, v in value.items()}
+        return Part(inner["name"], inner["args"]) if set(inner) == {"name", "args"} else inner
+    if isinstance(value, list | tuple):
+        return type(value)(_revive(v) for v in value)
+    return value

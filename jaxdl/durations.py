@@ -1,0 +1,39 @@
+"""Durations in steps, epochs, examples or percent, converted in one place."""
+
+import math
+import re
+
+from jaxdl.errors import UserError
+
+_DURATION = re.compile(
+    r"\s*([0-9]+(?:\.[0-9]*)?(?:e[+-]?[0-9]+)?)\s*(%|percent|steps?|epochs?|examples?)?\s*$"
+)
+
+
+def to_steps(
+    duration: int | str, *, examples: int, batch_size: int, total: int | None = None
+) -> int:
+    """A duration in optimizer steps, rounded up and at least 0.
+
+    Args:
+        duration: steps, or '500 steps', '3 epochs', '1e6 examples', '5%'.
+        examples: size of the training split, which is one epoch.
+        batch_size: examples per step.
+        total: steps of the whole run; needed for a percentage.
+    """
+    match = _DURATION.match(str(duration))
+    if not match:
+        raise UserError(
+            f"'{duration}' is no duration: write '500 steps', '3 epochs', '1e6 examples' or '5%'"
+        )
+    amount, unit = float(match[1]), (match[2] or "steps").rstrip("s")
+    if unit in ("%", "percent"):
+        if total is None:
+            raise UserError(f"'{duration}': the length of a run cannot be a percentage")
+        steps = amount * total / 100
+    elif unit == "step":
+        steps = amount
+    else:
+        steps = amount * (examples if unit == "epoch" else 1) / batch_size
+    # 1e-9 absorbs the rounding of fractions: 0.7 epochs of 1000 examples are 70 steps of 10.
+    return max(0, math.ceil(steps - 1e-9))
