@@ -16,28 +16,27 @@ from jaxdl.config import Config
 from jaxdl.errors import UserError, choices
 from jaxdl.override import override
 from jaxdl.registry import ROOMS
-from jaxdl.verbs import VERBS
+from jaxdl.verbs import FILE, IMPORTS, every_verb
 from jaxdl.verbs.parsing import Parser, count, overrides_in, positive, prepare_jax
 
-TRAINING = ("trials",)
-"""Verbs that a signal ends as it ends training."""
+DESCRIPTION = """\
+Train, evaluate and report one run. Any field of the config is set as --config.field=value, any
+argument of a part as --config.model.width=64; --config FILE --print-config shows every field,
+--list KIND NAME the arguments of a part."""
 
 
 def _parser() -> argparse.ArgumentParser:
+    verbs = every_verb()
+    width = max(map(len, verbs))
+    lines = [f"  {name:<{width}}  {verb.summary}" for name, verb in verbs.items()]
     parser = Parser(
         prog="jaxdl",
-        description="Train, evaluate and report one run. Any field of the config is set as "
-        "--config.field=value, any argument of a part as --config.model.width=64.",
-        epilog="What can be set: --config FILE --print-config shows every field, --list KIND NAME "
-        "the arguments of a part. Other verbs: `jaxdl report RUN` writes RUN/report.html anew, "
-        "`jaxdl summary MODEL` shows what layers cost, `jaxdl evaluate` measures weights, "
-        "`jaxdl export` gives them away. Before a run: `jaxdl plot-schedule`, `jaxdl find-lr`, "
-        "`jaxdl find-batch-size` and `jaxdl memory` take --config as training does; `jaxdl trials` "
-        "runs variants of it with several seeds. Speed: `jaxdl bench MODEL`, `jaxdl profile`, "
-        "`jaxdl probe` the machine, `jaxdl scale` to more devices.",
+        description=DESCRIPTION,
+        epilog="\n".join(["other verbs, `jaxdl VERB --help` says more:", *lines]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", metavar="FILE[:ARGUMENT]", help="a .py or .json config file")
+    parser.add_argument("--config", metavar=FILE, help="a .py or .json config file")
     parser.add_argument("--workdir", type=Path, help="run directory; one that has a run resumes it")
     parser.add_argument(
         "--list",
@@ -45,10 +44,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar=("KIND", "PATTERN"),
         help=f"show what there is, e.g. models 'res*'; kinds: {', '.join(ROOMS)}",
     )
-    parser.add_argument(
-        "--import", dest="imports", action="append", default=[], metavar="MODULE",
-        help="a module or file of your own that registers parts",
-    )  # fmt: skip
+    parser.add_argument(*IMPORTS.flags, **IMPORTS.settings)
     parser.add_argument(
         "--print-config", action="store_true", help="print the config as JSON, stop"
     )
@@ -95,14 +91,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(arguments: list[str]) -> int:
     if arguments and not arguments[0].startswith("-"):
-        verb = arguments.pop(0)
-        known = {"train": _train_or_show, **VERBS}
-        if verb not in known:
-            raise UserError(f"unknown verb '{verb}': {choices(verb, known)}")
-        if verb in TRAINING:
-            with stop_signals(program=True):
-                return known[verb](arguments)
-        return known[verb](arguments)
+        name = arguments.pop(0)
+        verbs = {"train": _train_or_show, **every_verb()}
+        if name not in verbs:
+            raise UserError(f"unknown verb '{name}': {choices(name, verbs)}")
+        return verbs[name](arguments)
     return _train_or_show(arguments)
 
 

@@ -3,16 +3,18 @@
 import json
 import re
 import signal
+import sys
 import xml.etree.ElementTree as ElementTree
 
 import pytest
 from conftest import ROOT
 from PIL import Image
 
+from jaxdl import verbs
 from jaxdl.cluster.signals import Interrupted
 from jaxdl.main import main
 from jaxdl.research import trials as trials_module
-from jaxdl.verbs import VERBS
+from jaxdl.verbs import every_verb
 
 TINY = [
     "--config", "configs/cnn.py", "--config.model=mlp", "--config.model.widths=[4]",
@@ -42,7 +44,7 @@ def refused(capsys, *arguments):
     return error
 
 
-@pytest.mark.parametrize("verb", [*VERBS, "train"])
+@pytest.mark.parametrize("verb", [*every_verb(), "train"])
 def test_help(capsys, verb):
     with pytest.raises(SystemExit) as stop:
         main([verb, "--help"])
@@ -51,6 +53,47 @@ def test_help(capsys, verb):
     assert out.startswith(f"usage: jaxdl {'' if verb == 'train' else verb}")
     if verb in BEFORE:
         assert "--config FILE[:ARGUMENT]" in out and "--import MODULE" in out
+
+
+def test_a_file_a_verb_named_as_the_verb(capsys):
+    files = {p.stem for p in (ROOT / "jaxdl" / "verbs").glob("*.py")} - {"__init__", "parsing"}
+    assert {name.replace("-", "_") for name in every_verb()} == files
+    for name, verb in every_verb().items():
+        assert verb.act.__module__ == f"jaxdl.verbs.{name.replace('-', '_')}"
+        assert verb.summary.endswith(".") and verb.summary.split()[0].istitle()
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    out = capsys.readouterr().out
+    for name, verb in every_verb().items():
+        assert re.search(rf"^  {name} +{re.escape(verb.summary)}$", out, flags=re.M)
+
+
+NEW_VERB = """
+from jaxdl.verbs import option, verb
+
+@verb(option("name"), option("--times", type=int, default=1), trains=True)
+def greet_me(options):
+    '''Say hello.'''
+    import signal
+    assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    print(*["hello", options.name] * options.times)
+    return 7
+"""
+
+
+def test_a_new_file_is_a_verb(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(verbs, "__path__", [*verbs.__path__, str(tmp_path)])
+    monkeypatch.setattr(verbs, "_verbs", dict(verbs._verbs))
+    (tmp_path / "greet_me.py").write_text(NEW_VERB)
+    try:
+        before = signal.getsignal(signal.SIGTERM)
+        assert main(["greet-me", "you", "--times", "2"]) == 7
+        assert capsys.readouterr().out == "hello you hello you\n"
+        assert signal.getsignal(signal.SIGTERM) == before
+        assert "did you mean 'greet-me'" in refused(capsys, "greet_me")
+        assert "--times: invalid int value" in refused(capsys, "greet-me", "you", "--times", "x")
+    finally:
+        sys.modules.pop("jaxdl.verbs.greet_me")
 
 
 def test_an_unknown_verb(capsys):

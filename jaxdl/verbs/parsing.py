@@ -7,12 +7,8 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from jaxdl import config_file
-from jaxdl.config import Config
 from jaxdl.errors import UserError, choices
-from jaxdl.override import override
 
 
 class Parser(argparse.ArgumentParser):
@@ -100,18 +96,3 @@ def writing(file: Path) -> Iterator[None]:
         if error.filename is None or Path(error.filename) not in (file, *file.parents):
             raise
         raise UserError(f"cannot write '{file}': {error.strerror}") from error
-
-
-def before_a_run(
-    arguments: list[str], verb: str, description: str, **options: dict[str, Any]
-) -> tuple[argparse.Namespace, Config]:
-    """Options and config of a verb that takes --config as training does."""
-    parser = Parser(prog=f"jaxdl {verb}", description=description, allow_abbrev=False)
-    parser.add_argument("--config", metavar="FILE[:ARGUMENT]", required=True)
-    parser.add_argument("--import", dest="imports", action="append", default=[], metavar="MODULE")
-    for name, about in options.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", **about)
-    overrides, rest = overrides_in(arguments)
-    parsed = parser.parse_args(rest)
-    config = override(config_file.load(parsed.config), overrides)
-    return parsed, config_file.add_imports(config, parsed.imports)

@@ -1,24 +1,35 @@
-"""The verb that looks ahead: scale."""
+"""`jaxdl scale`."""
 
+from argparse import Namespace
+
+from jaxdl.config import Config
 from jaxdl.errors import UserError, choices
-from jaxdl.verbs.parsing import before_a_run, count, positive
+from jaxdl.verbs import option, verb
+from jaxdl.verbs.parsing import count, positive
 
 
-def scale(arguments: list[str]) -> int:
-    """Say how fast a config would train on more devices, by a model of the machine."""
-    options, config = before_a_run(
-        arguments,
-        "scale",
-        "Say how long a step would take on so many devices of a kind, from nothing hidden to all "
-        "hidden behind the arithmetic. The axes fsdp, tensor and stage are the config's.",
-        chip={"default": "TPU v5e", "metavar": "NAME", "help": "default: TPU v5e"},
-        devices={"type": count, "nargs": "+", "default": [1, 8, 64, 512], "metavar": "N",
-                 "help": "default: 1 8 64 512"},
-        utilisation={"type": positive, "default": 0.5, "metavar": "SHARE",
-                     "help": "of its peak that one device reaches: jaxdl bench; default: 0.5"},
-        network={"type": positive, "metavar": "GB/s",
-                 "help": "a device along the axis data; default: as its own links"},
-    )  # fmt: skip
+@verb(
+    option("--chip", default="TPU v5e", metavar="NAME", help="default: TPU v5e"),
+    option(
+        "--devices", type=count, nargs="+", default=[1, 8, 64, 512], metavar="N",
+        help="default: 1 8 64 512",
+    ),
+    option(
+        "--utilisation", type=positive, default=0.5, metavar="SHARE",
+        help="of its peak that one device reaches: jaxdl bench; default: 0.5",
+    ),
+    option(
+        "--network", type=positive, metavar="GB/s",
+        help="a device along the axis data; default: as its own links",
+    ),
+    config="required",
+)  # fmt: skip
+def scale(options: Namespace, config: Config) -> int:
+    """Say how fast a config would train on more devices, by a model of the machine.
+
+    How long a step would take on so many devices of a kind, from nothing hidden to all hidden
+    behind the arithmetic. The axes fsdp, tensor and stage are the config's.
+    """
     from jaxdl.assemble import assemble
     from jaxdl.perf import scaling
     from jaxdl.perf.roofline import CHIPS

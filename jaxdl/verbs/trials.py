@@ -1,28 +1,29 @@
-"""Verbs that train more than once: trials."""
+"""`jaxdl trials`."""
 
 import shlex
+from argparse import Namespace
 from pathlib import Path
 
 from jaxdl.config import Config
 from jaxdl.errors import UserError
 from jaxdl.override import override
-from jaxdl.verbs.parsing import before_a_run, count, prepare_jax
+from jaxdl.verbs import option, verb
+from jaxdl.verbs.parsing import count, prepare_jax
 
 
-def trials(arguments: list[str]) -> int:
-    """Run variants of a config with several seeds."""
-    options, config = before_a_run(
-        arguments,
-        "trials",
-        "Run every variant with every seed; print means and spreads.",
-        vary={
-            "action": "append", "default": [], "metavar": "'NAME FIELD=VALUE ...'",
-            "help": "a variant: --vary base --vary 'sam wrappers=sam(rho=0.1)'",
-        },
-        seeds={"type": count, "default": 3, "metavar": "N", "help": "0 to N - 1"},
-        metric={"action": "append", "default": [], "help": "default: test/accuracy"},
-        workdir={"type": Path, "required": True, "help": "has a run directory for each"},
-    )  # fmt: skip
+@verb(
+    option(
+        "--vary", action="append", default=[], metavar="'NAME FIELD=VALUE ...'",
+        help="a variant: --vary base --vary 'sam wrappers=sam(rho=0.1)'",
+    ),
+    option("--seeds", type=count, default=3, metavar="N", help="0 to N - 1"),
+    option("--metric", action="append", default=[], help="default: test/accuracy"),
+    option("--workdir", type=Path, required=True, help="has a run directory for each"),
+    config="required",
+    trains=True,
+)  # fmt: skip
+def trials(options: Namespace, config: Config) -> int:
+    """Run every variant of a config with every seed; print means and spreads."""
     variants = _variants(config, options.vary or ["base"])
     prepare_jax()
     from jaxdl.cluster.signals import Interrupted

@@ -1,0 +1,30 @@
+"""`jaxdl evaluate`."""
+
+import json
+from argparse import Namespace
+
+from jaxdl.config import Config
+from jaxdl.verbs import option, verb
+from jaxdl.verbs.parsing import prepare_jax
+
+
+@verb(
+    option("--split", default="test", help="train, validation or test"),
+    option("--json", action="store_true", help="print JSON"),
+    config="or run",
+)
+def evaluate(options: Namespace, config: Config) -> int:
+    """Measure weights on a split.
+
+    Those of a run's newest checkpoint, or, with --config, those that a run would begin with: of
+    --config.init_from.
+    """
+    prepare_jax()
+    from jaxdl.research import finished
+
+    found = finished.evaluate(config, options.run, options.split)
+    if options.json:
+        print(json.dumps(found))
+    else:
+        print("  ".join(f"{options.split}/{k} {v:.4f}" for k, v in found.items()))
+    return 0
