@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -22,16 +21,15 @@ from jaxdl.durations import to_steps
 from jaxdl.errors import UserError
 from jaxdl.nn.drop import elementwise
 from jaxdl.nn.layout import LAYOUT, STAGED
-from jaxdl.objectives.base import Model, augmented, frozen
+from jaxdl.objectives.base import Model, augmented, frozen, preparation
 from jaxdl.optim.chain import chain
 from jaxdl.optim.groups import grouped
 from jaxdl.train.evaluate import Metric, metric_of
-from jaxdl.train.precision import Precision
 from jaxdl.train.reestimate import Reestimate, make_reestimate
 from jaxdl.train.sharding import AXES, Layout, batch_sharding, batch_shards, make_mesh
 from jaxdl.train.state import StateSpec, TrainState, abstract_state
 from jaxdl.train.step import Step, make_step
-from jaxdl.types import Objective
+from jaxdl.types import Batch, Objective
 
 GIB = 2**30
 
@@ -46,6 +44,10 @@ class Plan(NamedTuple):
     schedule: optax.Schedule
     objective: Objective
     """With the way to predict that evaluation asks for."""
+    model: Model
+    """The network alone, on prepared batches; what it computes in is that of the last phase."""
+    prepare: Callable[[Batch], Batch]
+    """What preprocessing makes of a batch as it is stored."""
     tx: optax.GradientTransformationExtraArgs
     phases: tuple[tuple[int, Step], ...]
     """Steps of training, and the number of the step from which each is used."""
@@ -99,11 +101,22 @@ def assemble(
     check_batch(config, mesh)
     splits = splits or open_splits(config, parts=parts)
     steps, in_steps = durations(config, len(splits["train"]))
-    module = parts.one("model")(splits["train"].num_classes)
+    num_classes = splits["train"].num_classes
+    module = parts.one("model")(num_classes)
     check_fit(config, module, splits["train"])
 
     precision = parts.one("precision", in_steps)()
-    model = _model(config, parts, module, precision, 1 if config.sync_norms else batch_shards(mesh))
+    model = Model(
+        module,
+        precision.dtype,
+        kernel_init=parts.one("initializer"),
+        freeze_norms=config.freeze_norms,
+        dropout=parts.one("dropout") or elementwise,
+        remat=config.gradient.remat,
+        float32=precision.float32,
+        norm_parts=1 if config.sync_norms else batch_shards(mesh),
+        num_classes=num_classes,
+    )
     objective = _objective(config, parts, model)
     schedule = learning_rate(parts.one("optimizer"), parts.one("schedule", in_steps), steps)
     element_spec = splits["train"].element_spec
@@ -134,6 +147,8 @@ def assemble(
         to_steps=in_steps,
         schedule=schedule,
         objective=objective,
+        model=model,
+        prepare=preparation(parts.many("preprocess")),
         tx=tx,
         phases=tuple(phases),
         state_spec=StateSpec(
@@ -175,21 +190,6 @@ def learning_rate(
     peak = inspect.signature(optimizer).parameters["learning_rate"].default
     factor = schedule(steps)
     return lambda step: peak * factor(step)
-
-
-def _model(
-    config: Config, parts: registry.Parts, module: nn.Module, precision: Precision, norm_parts: int
-) -> Model:
-    return Model(
-        module,
-        precision.dtype,
-        kernel_init=parts.one("initializer"),
-        freeze_norms=config.freeze_norms,
-        dropout=parts.one("dropout") or elementwise,
-        remat=config.gradient.remat,
-        float32=precision.float32,
-        norm_parts=norm_parts,
-    )
 
 
 def _objective(config: Config, parts: registry.Parts, model: Model) -> Objective:

@@ -41,6 +41,16 @@ class Model(NamedTuple):
     """Regular expression on the paths of modules that compute in float32 all the same."""
     norm_parts: int = 1
     """Parts of a batch that have batch statistics of their own."""
+    num_classes: int | None = None
+    """Classes of the training split, with which registered models are built."""
+
+    def of(self, build: Callable[[int | None], nn.Module]) -> "Model":
+        """Another network under the same precision and the same interceptors.
+
+        Args:
+            build: num_classes -> module, as a registered model with its arguments bound.
+        """
+        return self._replace(module=build(self.num_classes))
 
     def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
         """Fresh float32 (params, variables) for batches of this shape."""
@@ -148,6 +158,17 @@ def frozen(objective: Objective, pattern: str) -> Objective:
     return objective._replace(loss=loss)
 
 
+def preparation(preprocess: Sequence[Transform]) -> Callable[[Batch], Batch]:
+    """A function batch -> batch that applies deterministic transforms in turn, with no key."""
+
+    def prepare(batch: Batch) -> Batch:
+        for transform in preprocess:
+            batch = transform(None, batch)
+        return batch
+
+    return prepare
+
+
 def augmented(
     objective: Objective, augment: Sequence[Transform] = (), preprocess: Sequence[Transform] = ()
 ) -> Objective:
@@ -159,10 +180,7 @@ def augmented(
         preprocess: deterministic, applied to every batch after augmentation, with no key.
     """
 
-    def prepared(batch: Batch) -> Batch:
-        for transform in preprocess:
-            batch = transform(None, batch)
-        return batch
+    prepared = preparation(preprocess)
 
     def loss(params: PyTree, variables: PyTree, batch: Batch, key: Array):
         key, *keys = jax.random.split(key, len(augment) + 1)
@@ -170,7 +188,7 @@ def augmented(
             batch = transform(k, batch)
         return objective.loss(params, variables, prepared(batch), key)
 
-    return Objective(
+    return objective._replace(
         init=lambda key, batch: objective.init(key, prepared(batch)),
         loss=loss,
         predict=lambda params, variables, batch, key=None: objective.predict(

@@ -64,7 +64,7 @@ def center_loss(
     def predict(params: PyTree, variables: PyTree, batch: Batch, key: Array | None = None):
         return objective.predict(params, _without(variables), batch, key)
 
-    return Objective(init, loss, predict)
+    return objective._replace(init=init, loss=loss, predict=predict)
 
 
 def _pull(gap: Array, label: Array, mask: Array, classes: int) -> Array:

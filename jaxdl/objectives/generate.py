@@ -64,7 +64,7 @@ def generate(
         outputs = objective.predict(params, variables, batch, key)
         return {**outputs, "generated": generated}
 
-    return Objective(objective.init, objective.loss, predict)
+    return objective._replace(predict=predict)
 
 
 def greedy(logits: Logits, given: Array, length: int, end: int | None = END) -> Array:

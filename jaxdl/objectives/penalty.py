@@ -63,7 +63,7 @@ def _of_weights(
         penalty = sum(of_one(w.astype(jnp.float32)) for w in matching(params, match).values())
         return with_penalty(value, aux, penalty, weight=weight, name=name)
 
-    return Objective(init, loss, objective.predict)
+    return objective._replace(init=init, loss=loss)
 
 
 @register("regularizers")

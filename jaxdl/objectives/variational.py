@@ -91,7 +91,7 @@ def variational_dropout(
         key, own = jax.random.split(key)
         return objective.predict(_sampled(params, own), variables, batch, key)
 
-    return Objective(init, loss, predict)
+    return objective._replace(init=init, loss=loss, predict=predict)
 
 
 def _learned(params: PyTree) -> dict[str, tuple[Array, Array]]:

@@ -50,7 +50,7 @@ def _disturbed(
             params = drawn(params, own)
         return objective.predict(params, variables, batch, key)
 
-    return Objective(init, loss, predict)
+    return objective._replace(init=init, loss=loss, predict=predict)
 
 
 @register("regularizers")

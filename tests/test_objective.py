@@ -1,0 +1,94 @@
+"""The contract of an objective: no combinator drops a field; a model serves for another network."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdl import models, registry
+from jaxdl.assemble import assemble
+from jaxdl.augment.normalize import normalize
+from jaxdl.config import Config, Data, Evaluation, part
+from jaxdl.objectives.base import Model, augmented, frozen
+from jaxdl.types import Objective
+
+NEEDED = {
+    "variational_dropout": {"examples": 10},
+    "test_time_augmentation": {"augment": ["random_flip"]},
+}
+"""Arguments without which a combinator is not built."""
+
+BATCH = {
+    "image": np.zeros((2, 8, 8, 1), np.uint8),
+    "label": np.arange(2, dtype=np.int32),
+}
+
+
+class Wider(NamedTuple):
+    """An objective with one field more than today's."""
+
+    init: object
+    loss: object
+    predict: object
+    added: str = "nobody knows of this"
+
+
+def combinators():
+    for kind in ("regularizers", "predictors"):
+        for entry in registry.entries(kind):
+            args = NEEDED.get(entry.name, {})
+            yield pytest.param(registry.bind(kind, part(entry.name, **args)), id=entry.name)
+    yield pytest.param(lambda objective: frozen(objective, ".*"), id="frozen")
+    yield pytest.param(lambda objective: augmented(objective, [], [normalize]), id="augmented")
+
+
+@pytest.mark.parametrize("combine", list(combinators()))
+def test_no_combinator_drops_a_field(combine):
+    assert Objective._fields == Wider._fields[:-1]
+    inner = Wider(*(lambda *args: None for _ in Objective._fields), added="kept")
+    outer = combine(inner)
+    assert isinstance(outer, Wider) and outer.added == "kept"
+    assert tuple(outer) != tuple(inner)  # it did combine something
+
+
+def test_another_network_under_the_same_precision_and_interceptors():
+    dropped = []
+
+    def dropout(key, x, rate):
+        dropped.append(x.dtype)
+        return x
+
+    first = models.create("cnn", 7, widths=[4])
+    model = Model(first, jnp.dtype("bfloat16"), dropout=dropout, num_classes=7)
+    other = model.of(registry.bind("models", part("mlp", widths=[8], drop_rate=0.5)))
+    assert other.module.backbone != first.backbone
+    assert other == model._replace(module=other.module)
+    params, variables = other.init(jax.random.key(0), BATCH)
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(params))
+    outputs, _ = other.train(params, variables, BATCH, jax.random.key(1))
+    assert outputs["logits"].shape == (2, 7)
+    assert dropped == [jnp.bfloat16]
+
+
+def test_a_plan_has_the_network_and_what_prepares_batches():
+    source = part("fake", examples=20, size=[8, 8, 1], num_classes=5)
+    config = Config(
+        data=Data(source, validation=None, test=None, batch_size=8),
+        model=part("mlp", widths=[8]),
+        preprocess=(part("normalize", mean=[0.25], std=[0.5]),),
+        precision=part("bfloat16"),
+        evaluation=Evaluation(predictors=(part("mc_dropout", samples=2),)),
+    )
+    plan = assemble(config)
+    assert plan.model.num_classes == 5 and plan.model.dtype == jnp.bfloat16
+    batch = {**BATCH, "image": np.full((2, 8, 8, 1), 255, np.uint8)}
+    np.testing.assert_allclose(plan.prepare(batch)["image"], 1.5)
+    params, variables = plan.objective.init(jax.random.key(0), batch)
+    found = plan.model.predict(params, variables, plan.prepare(batch))
+    # By way of the objective, whose predictor averages: nothing drops here.
+    asked = plan.objective.predict(params, variables, batch)
+    np.testing.assert_allclose(
+        jax.nn.log_softmax(found["logits"]), asked["logits"], rtol=1e-2, atol=1e-2
+    )
