@@ -51,13 +51,11 @@ def _descend(node: Any, annotation: Any, key: str, where: str) -> tuple[Any, Any
     if isinstance(node, list):
         child = node[_position(node, key, where)]
     elif annotation is Part:
-        child = node["args"].get(key, node.get(key))
-        if isinstance(child, str):  # a part by its bare name, such as loss=cross_entropy
-            child = node["args"][key] = {"name": child, "args": {}}
+        child = _named(node["args"], key) if key in node["args"] else node.get(key)
         if child is None:
             raise _unset(f"{where}.{key}")
     elif annotation is Any:
-        child = node.get(key)
+        child = _named(node, key)
     else:
         known = {f.name: f.type for f in dataclasses.fields(annotation)}
         if key not in known:
@@ -75,6 +73,13 @@ def _descend(node: Any, annotation: Any, key: str, where: str) -> tuple[Any, Any
     if not isinstance(child, dict | list):
         raise UserError(f"{where}.{key} is {child!r}: nothing can be set inside it")
     return child, Any
+
+
+def _named(values: dict[str, Any], key: str) -> Any:
+    """What stands at a key; a part by its bare name, such as loss=cross_entropy, is written out."""
+    if isinstance(values.get(key), str):
+        values[key] = {"name": values[key], "args": {}}
+    return values.get(key)
 
 
 def _unset(path: str) -> UserError:

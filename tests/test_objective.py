@@ -1,6 +1,7 @@
 """The contract of an objective: no combinator drops a field; a model serves for another network."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,11 @@ import pytest
 from jaxdl import models, registry
 from jaxdl.assemble import assemble
 from jaxdl.augment.normalize import normalize
-from jaxdl.config import Config, Data, Evaluation, part
+from jaxdl.config import Config, Data, Evaluation, Of, part
+from jaxdl.config_file import from_json, to_json
+from jaxdl.errors import UserError
 from jaxdl.objectives.base import Model, augmented, frozen
+from jaxdl.override import override
 from jaxdl.types import Objective
 
 NEEDED = {
@@ -92,3 +96,32 @@ def test_a_plan_has_the_network_and_what_prepares_batches():
     np.testing.assert_allclose(
         jax.nn.log_softmax(found["logits"]), asked["logits"], rtol=1e-2, atol=1e-2
     )
+
+
+def test_parts_in_dicts_from_the_shell_to_the_builder(monkeypatch):
+    monkeypatch.setitem(registry._entries, "objectives", dict(registry._entries["objectives"]))
+    registry.entries("objectives")
+    heads = dict[str, Annotated[Callable, Of("losses")]]
+
+    @registry.register("objectives")
+    def several(model: Model, /, *, heads: heads) -> dict[str, Callable]:
+        return heads
+
+    config = Config(objective=part("several", heads={"a": part("cross_entropy"), "b": "focal"}))
+    assignments = [
+        ("objective.heads.a", "cross_entropy(label_smoothing=0.5)"),
+        ("objective.heads.b.gamma", "3"),
+        ("objective.heads.c", "poly1"),
+    ]
+    config = from_json(to_json(override(config, assignments)))
+    built = registry.Parts(config).one("objective")(None)
+    assert [f.func.__name__ for f in built.values()] == ["cross_entropy", "focal", "poly1"]
+    assert built["a"].keywords == {"label_smoothing": 0.5} and built["b"].keywords == {"gamma": 3}
+    whole = override(config, [("objective.heads", '{"only": "focal"}')])
+    assert list(registry.Parts(whole).one("objective")(None)) == ["only"]
+    wrong = override(config, [("objective.heads.c", "poly2")])
+    with pytest.raises(UserError, match="unknown loss 'poly2'.*'poly1'"):
+        registry.Parts(wrong)
+    wrong = override(config, [("objective.heads.b.gama", "3")])
+    with pytest.raises(UserError, match="loss 'focal' takes no argument 'gama'"):
+        registry.Parts(wrong)
