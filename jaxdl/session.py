@@ -21,6 +21,7 @@ from jaxdl.hub.load import transfer
 from jaxdl.rundir.checkpoint import Checkpoints, Restored
 from jaxdl.rundir.journal import MetricLog
 from jaxdl.rundir.progress import Diverged, TrainLog
+from jaxdl.rundir.weights import best_step
 from jaxdl.train import nonfinite, stopping
 from jaxdl.train.evaluate import make_evaluate
 from jaxdl.train.loop import step_chunks
@@ -250,7 +251,7 @@ class Session:
 
     def best(self, state: TrainState) -> TrainState:
         """The best weights that were kept where early stopping asks for them, else the last."""
-        step = best_step(self.config, self.checkpoints, self.history())
+        step = best_step(self.config, self.checkpoints.steps(), self.history())
         return state if step is None else self.checkpoints.restore(step, _abstract(state)).state
 
 
@@ -265,18 +266,6 @@ def gaps(values: dict[str, float]) -> dict[str, float]:
         f"generalization_gap/{k}": values[f"train_eval/{k}"] - values[f"validation/{k}"]
         for k in both
     }
-
-
-def best_step(
-    config: Config, checkpoints: Checkpoints, history: list[tuple[int, float]]
-) -> int | None:
-    """The step of the best weights that were kept; None unless early stopping asks for them."""
-    if not (config.early_stopping and config.early_stopping.restore_best):
-        return None
-    kept = set(checkpoints.steps())
-    measured = [(s, v) for s, v in history if s in kept]
-    position = stopping.best([v for _, v in measured], config.evaluation.mode)
-    return None if position is None else measured[position][0]
 
 
 def whole_split(config: Config, plan: Plan, role: str, examples: int | None = None) -> Batches:
@@ -363,7 +352,7 @@ def final_state(config: Config, plan: Plan, workdir: Path) -> TrainState:
         raise UserError(f"'{workdir}' has no checkpoints")
     history = MetricLog(workdir, step=plan.steps, writes=False).series(config.evaluation.monitor)
     with Checkpoints(workdir / "checkpoints", writes=False) as checkpoints:
-        step = best_step(config, checkpoints, history)
+        step = best_step(config, checkpoints.steps(), history)
         if step is not None:
             return checkpoints.restore(step, plan.abstract_state(config.seed)).state
         restored = restored_state(config, plan, checkpoints)
