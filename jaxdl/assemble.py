@@ -102,10 +102,12 @@ def assemble(
     splits = splits or open_splits(config, parts=parts)
     steps, in_steps = durations(config, len(splits["train"]))
     num_classes = splits["train"].num_classes
-    module = parts.one("model")(num_classes)
+    known = {"num_classes": num_classes, "mesh": mesh, "total_steps": steps}
+    make = functools.partial(registry.supply, **known)
+    module = make(parts.one("model"))
     check_fit(config, module, splits["train"])
 
-    precision = parts.one("precision", in_steps)()
+    precision = make(parts.one("precision", in_steps))
     model = Model(
         module,
         precision.dtype,
@@ -117,12 +119,12 @@ def assemble(
         norm_parts=1 if config.sync_norms else batch_shards(mesh),
         num_classes=num_classes,
     )
-    objective = _objective(config, parts, model)
+    objective = _objective(config, parts, model, make)
     schedule = learning_rate(parts.one("optimizer"), parts.one("schedule", in_steps), steps)
     element_spec = splits["train"].element_spec
-    tx = _optimizer(config, parts, schedule, model, element_spec, in_steps)
-    average = config.average and parts.one("average", in_steps)()
-    method = parts.one("gradient.method")(config.gradient.accumulate, mesh)
+    tx = _optimizer(config, parts, schedule, model, element_spec, in_steps, make)
+    average = config.average and make(parts.one("average", in_steps))
+    method = make(parts.one("gradient.method"), micro_batches=config.gradient.accumulate)
     step = functools.partial(
         make_step,
         tx=tx,
@@ -134,12 +136,12 @@ def assemble(
     phases = [(precision.start, step(objective))]
     if precision.start:
         exact = model._replace(dtype=jnp.dtype(jnp.float32))
-        phases.insert(0, (0, step(_objective(config, parts, exact))))
+        phases.insert(0, (0, step(_objective(config, parts, exact, make))))
     measures = zip(config.evaluation.metrics, parts.many("evaluation.metrics"), strict=True)
     metrics = {_metric_name(p): _metric(p, build) for p, build in measures}
     check_monitor(config, splits, metrics)
     for predictor in parts.many("evaluation.predictors"):
-        objective = predictor(objective)
+        objective = make(predictor, objective=objective)
     return Plan(
         parts=parts,
         splits=splits,
@@ -188,15 +190,17 @@ def learning_rate(
         steps: of the whole run.
     """
     peak = inspect.signature(optimizer).parameters["learning_rate"].default
-    factor = schedule(steps)
+    factor = registry.supply(schedule, total_steps=steps)
     return lambda step: peak * factor(step)
 
 
-def _objective(config: Config, parts: registry.Parts, model: Model) -> Objective:
+def _objective(
+    config: Config, parts: registry.Parts, model: Model, make: Callable[..., Any]
+) -> Objective:
     """What is minimised: the model's objective, regularized, on augmented batches."""
-    objective = parts.one("objective")(model)
+    objective = make(parts.one("objective"), model=model)
     for regularize in parts.many("regularizers"):
-        objective = regularize(objective)
+        objective = make(regularize, objective=objective)
     if config.freeze is not None:
         objective = frozen(objective, config.freeze)
     return augmented(objective, parts.many("augment"), parts.many("preprocess"))
@@ -234,7 +238,8 @@ def open_splits(
         num_classes: where it is known, of a source that does not say.
         parts: of the config, where they are bound already.
     """
-    build = (parts or registry.Parts(config.data)).one("data.source" if parts else "source")
+    source = (parts or registry.Parts(config.data)).one("data.source" if parts else "source")
+    build = lambda split: registry.supply(source, split=split)
     settings = {"memory": int(config.data.memory * GIB), "threads": config.data.threads}
     splits: dict[str, Split] = {}
     for role in roles:
@@ -261,13 +266,14 @@ def _optimizer(
     model: Model,
     element_spec: Mapping[str, jax.ShapeDtypeStruct],
     in_steps: Callable[[int | str], int],
+    make: Callable[..., Any],
 ) -> optax.GradientTransformationExtraArgs:
     order = ()
     if config.layer_decay is not None:
         batch = {k: jax.ShapeDtypeStruct((1, *s.shape), s.dtype) for k, s in element_spec.items()}
         order = model.calls(batch)
     optimizer = grouped(
-        parts.one("optimizer", in_steps)(learning_rate=schedule),
+        make(functools.partial(parts.one("optimizer", in_steps), learning_rate=schedule)),
         freeze=config.freeze,
         lr_multipliers=config.lr_multipliers,
         order=order,
@@ -275,8 +281,11 @@ def _optimizer(
     )
     return chain(
         optimizer,
-        transforms=[build() for build in parts.many("gradient.transforms", in_steps)],
-        wrappers=parts.many("wrappers", in_steps),
+        transforms=[make(build) for build in parts.many("gradient.transforms", in_steps)],
+        wrappers=[
+            lambda inner, build=build: make(build, inner=inner)
+            for build in parts.many("wrappers", in_steps)
+        ],
     )
 
 

@@ -1,8 +1,8 @@
 """Names to builders. A room is a package; every file in it registers what it offers when imported.
 
-The one convention: a builder's positional-only parameters are what the program supplies (a model's
-`num_classes`, a source's `split`); the others are what a config may set, and their annotations are
-checked, ranges included.
+The one convention: a builder's positional-only parameters are what the program supplies, each by its
+name (a model's `num_classes`, a source's `split`); the others are what a config may set, and their
+annotations are checked, ranges included.
 """
 
 import dataclasses
@@ -193,6 +193,34 @@ def in_steps(bound: functools.partial, to_steps: Callable[[int | str], int]) -> 
         elif isinstance(value, functools.partial) and name in bound.keywords:
             args[name] = in_steps(value, to_steps)
     return functools.partial(bound, **args)
+
+
+def supplied(build: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """What a builder asks the program for: its positional-only parameters, by name."""
+    parameters = inspect.signature(build).parameters
+    return {n: p for n, p in parameters.items() if p.kind is p.POSITIONAL_ONLY}
+
+
+def supply(build: Callable[..., Any], /, **offered: Any) -> Any:
+    """Call a builder with what it asks for, out of what is offered, by name.
+
+    Args:
+        build: bound or not; it may ask for less than there is, in any order.
+        offered: by name.
+
+    Raises:
+        UserError: it asks for something else.
+    """
+    values = []
+    for name, parameter in supplied(build).items():
+        if name not in offered and parameter.default is parameter.empty:
+            function = inspect.unwrap(build.func if isinstance(build, functools.partial) else build)
+            raise UserError(
+                f"'{getattr(function, '__name__', function)}' asks for '{name}', which the program "
+                f"does not supply here: {choices(name, offered)}"
+            )
+        values.append(offered.get(name, parameter.default))
+    return build(*values)
 
 
 class Parts:

@@ -33,4 +33,4 @@ def input_specs(
 
 def create(name: str, num_classes: int, **args: Any) -> nn.Module:
     """The registered model `name` as a Linen module; nothing is computed yet."""
-    return registry.bind("models", Part(name, args))(num_classes)
+    return registry.supply(registry.bind("models", Part(name, args)), num_classes=num_classes)

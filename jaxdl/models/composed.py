@@ -75,7 +75,14 @@ class Composed(nn.Module):
             build = registry.bind("blocks", Part(stage.block, stage.args))
             for j in range(1, stage.repeat + 1):
                 stride = stage.stride if j == 1 else 1
-                x = build(stage.features, stride, self.layers, f"stage{i}_block{j}")(x, train)
+                block = registry.supply(
+                    build,
+                    features=stage.features,
+                    stride=stride,
+                    layers=self.layers,
+                    name=f"stage{i}_block{j}",
+                )
+                x = block(x, train)
         return x
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 
-from jaxdl import models, registry, tree
+from jaxdl import models, tree
 from jaxdl.config import Part
 from jaxdl.errors import UserError
 from jaxdl.perf.modules import nbytes, trace
@@ -133,7 +133,8 @@ def summary(
         model = Part(model)
     if isinstance(model, Part):
         image = image or models.input_shape(model.name)
-        model = registry.bind("models", model)(num_classes or models.usual_classes(model.name))
+        classes = num_classes or models.usual_classes(model.name)
+        model = models.create(model.name, classes, **model.args)
     shape = image or IMAGE
     try:
         return of_module(model, *models.input_specs(model, shape, batch_size))

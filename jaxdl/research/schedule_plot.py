@@ -57,7 +57,8 @@ def curve(config: Config, examples: int | None = None) -> Curve:
 
 
 def _examples(config: Config) -> int:
-    source = registry.bind("sources", config.data.source)(config.data.train)
+    build = registry.bind("sources", config.data.source)
+    source = registry.supply(build, split=config.data.train)
     return len(from_arrays(source) if isinstance(source, Mapping) else source)
 
 

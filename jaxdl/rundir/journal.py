@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxdl.aliases import current_metric
 from jaxdl.errors import UserError
+from jaxdl.registry import supply
 from jaxdl.rundir.directory import replace
 from jaxdl.rundir.sinks import Sink
 
@@ -46,7 +47,11 @@ class MetricLog:
             return
         self._file = _Outlet(str(path), lambda at: _Lines(path, at), step)
         self._sinks = [
-            _Outlet(f"a sink of {workdir}", lambda at, opens=opens: opens(workdir, at), step)
+            _Outlet(
+                f"a sink of {workdir}",
+                lambda at, opens=opens: supply(opens, workdir=workdir, step=at),
+                step,
+            )
             for opens in sinks
         ]
 
