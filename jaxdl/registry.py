@@ -1,8 +1,8 @@
 """Names to builders. A room is a package; every file in it registers what it offers when imported.
 
-The one convention: a builder's positional-only parameters are what the program supplies, each by its
-name (a model's `num_classes`, a source's `split`); the others are what a config may set, and their
-annotations are checked, ranges included.
+The one convention: a builder's positional-only parameters are what the program supplies, each by
+its name (a model's `num_classes`, a source's `split`); the others are what a config may set, and
+their annotations are checked, ranges included.
 """
 
 import dataclasses

@@ -48,7 +48,7 @@ def test_wandb_is_handed_config_and_numbers(tmp_path, monkeypatch):
     fake = types.ModuleType("wandb")
     fake.init = lambda **options: calls.append(options) or client
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    written(tmp_path, lambda workdir, step: wandb(workdir, step, project="p", mode="offline"))
+    written(tmp_path, lambda workdir, step, /: wandb(workdir, step, project="p", mode="offline"))
     begun, *logged = calls
     assert begun["config"] == {"seed": 3} and begun["project"] == "p" and begun["resume"] == "allow"
     assert logged == [(1, {"train/loss": 0.5}), (2, {"train/loss": 0.25}), "end"]

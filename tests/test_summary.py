@@ -214,7 +214,8 @@ def test_tokens_go_in_too():
 
 def test_a_model_has_its_own_image_size(monkeypatch, own_registry):
     assert summary("resnet20").rows[0].outputs == ((1, 32, 32, 3),)
-    registry.register("models", "sized", image=(12, 10, 1))(lambda n, /: models.create("lenet5", n))
+    build = lambda num_classes, /: models.create("lenet5", num_classes)
+    registry.register("models", "sized", image=(12, 10, 1))(build)
     assert summary("sized").rows[0].outputs == ((1, 12, 10, 1),)
     assert summary("sized", (20, 20, 2)).rows[0].outputs == ((1, 20, 20, 2),)
 
