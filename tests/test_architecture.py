@@ -19,6 +19,7 @@ ROWS = [
         "aliases",
         "override",
         "registry",
+        "room",
     ],
     ["cluster"],
     ["nn", "losses", "metrics", "augment", "data"],

@@ -9,6 +9,7 @@ from jaxdl.data.pipeline import evaluation_batches, train_batches
 from jaxdl.data.sampler import train_indices
 from jaxdl.data.source import Source
 from jaxdl.data.split import Split, open_split
+from jaxdl.room import open_room
 
 __all__ = [
     "Source",
@@ -19,3 +20,5 @@ __all__ = [
     "train_batches",
     "train_indices",
 ]
+
+open_room(__name__)

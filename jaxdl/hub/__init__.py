@@ -14,5 +14,8 @@ from jaxdl.hub.convert import namings
 from jaxdl.hub.fetch import fetch
 from jaxdl.hub.load import pretrained, save, transfer
 from jaxdl.hub.read import read
+from jaxdl.room import open_room
 
 __all__ = ["fetch", "namings", "pretrained", "read", "save", "transfer"]
+
+open_room(__name__)

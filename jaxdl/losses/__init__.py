@@ -3,3 +3,7 @@
 Of a whole label map: (logits, label, weight) -> one number an image. Of embeddings: (features,
 label, weight) -> one number an anchor.
 """
+
+from jaxdl.room import open_room
+
+open_room(__name__)

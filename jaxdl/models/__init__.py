@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from jaxdl import registry
 from jaxdl.config import Part
+from jaxdl.room import open_room
 
 
 def input_shape(name: str) -> tuple[int, ...]:
@@ -31,6 +32,20 @@ def input_specs(
     return tuple(jax.ShapeDtypeStruct((batch_size, *shape), dtype) for _ in inputs)
 
 
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of the registered models that match a wildcard, such as 'resnet*', in natural order."""
+    return [entry.name for entry in registry.entries("models", pattern)]
+
+
 def create(name: str, num_classes: int, **args: Any) -> nn.Module:
-    """The registered model `name` as a Linen module; nothing is computed yet."""
+    """The registered model `name` as a Linen module; nothing is computed yet.
+
+    Args:
+        name: one of `list_models()`.
+        num_classes: of the head; of a language model, the tokens of its vocabulary.
+        args: of the model, as a config gives them; checked as a config's are.
+    """
     return registry.supply(registry.bind("models", Part(name, args)), num_classes=num_classes)
+
+
+open_room(__name__)

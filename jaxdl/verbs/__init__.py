@@ -27,6 +27,7 @@ from jaxdl import config_file
 from jaxdl.cluster.signals import stop_signals
 from jaxdl.errors import UserError
 from jaxdl.override import override
+from jaxdl.room import open_room
 from jaxdl.verbs.parsing import Parser, config_of, overrides_in
 
 FILE = "FILE[:ARGUMENT]"
@@ -135,3 +136,6 @@ def every_verb() -> dict[str, Verb]:
     for module in pkgutil.iter_modules(__path__, f"{__name__}."):
         importlib.import_module(module.name)
     return dict(sorted(_verbs.items()))
+
+
+open_room(__name__)
