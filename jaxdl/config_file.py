@@ -41,17 +41,35 @@ def summary(config: Config) -> str:
 # From files
 
 
+def shipped() -> dict[str, Path]:
+    """The configs that come with jaxdl, by name: beside the package in a clone, else inside it."""
+    package = Path(__file__).parent
+    folders = (package / "configs", package.parent / "configs")
+    files = next((sorted(f.glob("*.py")) for f in folders if f.is_dir()), [])
+    return {file.stem: file for file in files}
+
+
 def load(spec: str) -> Config:
-    """The config that `file.py[:argument]` or `file.json` describes."""
+    """The config that `file.py[:argument]` or `file.json` describes, or the name of a shipped one.
+
+    Args:
+        spec: such as 'configs/cnn.py', 'configs/cnn.py:mnist', 'runs/a/config.json', 'cnn:mnist'.
+
+    Raises:
+        UserError: there is no such file, or it does not describe a config.
+    """
     path, _, argument = spec.partition(":")
-    file = Path(path)
+    ours = shipped()
+    file = ours.get(path, Path(path))
     try:
-        found = file.is_file()
+        is_there = file.is_file()
         siblings = sorted(str(p) for p in file.parent.glob("*.py")) if file.parent.is_dir() else []
     except OSError as error:  # a name that is too long
         raise UserError(f"no config file '{path}': {error.strerror}") from error
-    if not found:
-        raise UserError(f"no config file '{path}': {choices(path, siblings)}")
+    if not is_there:
+        # A shipped config is reached by its name where there is no clone.
+        names = [file.stem] if file.stem in ours else [*siblings, *ours]
+        raise UserError(f"no config file '{path}': {choices(path, names)}")
     if file.suffix == ".json":
         return from_json(_text(file), where=path)
     if file.suffix != ".py":
