@@ -17,6 +17,8 @@ from jaxdl import registry
 from jaxdl.checks import check, check_batch, check_fit, check_monitor, shapes, unit_of
 from jaxdl.config import Config, Part
 from jaxdl.data.pipeline import Split, open_split
+from jaxdl.data.streams import MAIN, TrainStream, sampler_of
+from jaxdl.data.subset import subset_of
 from jaxdl.durations import to_steps
 from jaxdl.errors import UserError
 from jaxdl.nn.drop import elementwise
@@ -39,6 +41,8 @@ class Plan(NamedTuple):
 
     parts: registry.Parts
     splits: dict[str, Split]
+    streams: dict[str, TrainStream]
+    """What a training batch is made of; the main stream is that of the split `train`."""
     steps: int
     to_steps: Callable[[int | str], int]
     schedule: optax.Schedule
@@ -100,6 +104,7 @@ def assemble(
     mesh = mesh or make_mesh(*(getattr(config.mesh, axis) for axis in AXES))
     check_batch(config, mesh)
     splits = splits or open_splits(config, parts=parts)
+    streams = _streams(config, parts, splits["train"])
     steps, in_steps = durations(config, len(splits["train"]))
     num_classes = splits["train"].num_classes
     known = {"num_classes": num_classes, "mesh": mesh, "total_steps": steps}
@@ -145,6 +150,7 @@ def assemble(
     return Plan(
         parts=parts,
         splits=splits,
+        streams=streams,
         steps=steps,
         to_steps=in_steps,
         schedule=schedule,
@@ -238,7 +244,8 @@ def open_splits(
         num_classes: where it is known, of a source that does not say.
         parts: of the config, where they are bound already.
     """
-    source = (parts or registry.Parts(config.data)).one("data.source" if parts else "source")
+    bound, prefix = (parts, "data.") if parts else (registry.Parts(config.data), "")
+    source, subset = (bound.one(f"{prefix}{field}") for field in ("source", "subset"))
     build = lambda split: registry.supply(source, split=split)
     settings = {"memory": int(config.data.memory * GIB), "threads": config.data.threads}
     splits: dict[str, Split] = {}
@@ -246,7 +253,8 @@ def open_splits(
         name = getattr(config.data, role)
         if not name:
             continue
-        splits[role] = open_split(build, name, num_classes=num_classes, **settings)
+        some = subset_of(subset, config.seed) if subset and role == "train" else None
+        splits[role] = open_split(build, name, num_classes=num_classes, subset=some, **settings)
         first = next(iter(splits.values()))
         num_classes = first.num_classes
         if num_classes is None:
@@ -257,6 +265,13 @@ def open_splits(
                 f"{shapes(first)}"
             )
     return splits
+
+
+def _streams(config: Config, parts: registry.Parts, train: Split) -> dict[str, TrainStream]:
+    sampler = sampler_of(parts.one("data.sampler"), train)
+    main = TrainStream(train, sampler, config.data.batch_size)
+    main.order(config.seed)  # refuses what does not fit
+    return {MAIN: main}
 
 
 def _optimizer(

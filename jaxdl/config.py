@@ -69,6 +69,8 @@ class Data:
     train: str = "train"
     validation: str | None = "validation"
     test: str | None = "test"
+    subset: Annotated[Part, Of("subsets")] | None = None  # of the training split; None: all of it
+    sampler: Annotated[Part, Of("samplers")] = part("shuffle")  # the order of training examples
     batch_size: Count = 128
     evaluation_batch_size: Count = 256
     memory: Positive = 4.0  # GiB: a split that decodes to less is held in memory, else streamed

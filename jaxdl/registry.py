@@ -49,6 +49,8 @@ ROOMS = {
     "precisions": "jaxdl.train",
     "sinks": "jaxdl.rundir",
     "sources": "jaxdl.data",
+    "subsets": "jaxdl.data",
+    "samplers": "jaxdl.data",
     "weights": "jaxdl.hub.names",
 }
 
@@ -180,6 +182,13 @@ def bind(
     }
     bound = functools.partial(entry.build, **args)
     return in_steps(bound, to_steps) if to_steps else bound
+
+
+def name_of(build: Callable[..., Any]) -> str:
+    """The name of the function that a bound builder calls."""
+    while isinstance(build, functools.partial):
+        build = build.func
+    return build.__name__
 
 
 def in_steps(bound: functools.partial, to_steps: Callable[[int | str], int]) -> functools.partial:

@@ -14,8 +14,9 @@ from jaxdl.assemble import GIB, Plan
 from jaxdl.cluster.signals import Stop
 from jaxdl.config import Config, Part
 from jaxdl.data.multistep import multistep_batches, multistep_spec
-from jaxdl.data.pipeline import evaluation_batches, train_batches, train_indices
+from jaxdl.data.pipeline import evaluation_batches, train_batches
 from jaxdl.data.prefetch import Batches
+from jaxdl.data.streams import MAIN
 from jaxdl.errors import UserError
 from jaxdl.hub.load import transfer
 from jaxdl.rundir.checkpoint import Checkpoints, Restored
@@ -140,8 +141,7 @@ class Session:
 
     def _multistep(self) -> dict[str, Any]:
         return {
-            "split": self.plan.splits["train"],
-            "batch_size": self.config.data.batch_size,
+            "streams": self.plan.streams,
             "longest": self.config.steps_per_execution,
             "sharding": batch_sharding(self.plan.mesh),
         }
@@ -302,10 +302,11 @@ def weights_of(
 
 def training_batches(config: Config, plan: Plan, start: int, stop: int) -> Batches:
     """Training batches from step `start` to `stop`."""
-    data = config.data
+    data, main = config.data, plan.streams[MAIN]
     return train_batches(
-        plan.splits["train"],
-        batch_size=data.batch_size,
+        main.split,
+        sampler=main.sampler,
+        batch_size=main.batch_size,
         seed=config.seed,
         start=start,
         stop=stop,
@@ -318,7 +319,8 @@ def training_batches(config: Config, plan: Plan, start: int, stop: int) -> Batch
 
 def first_nonfinite(config: Config, plan: Plan, state: TrainState, step: int) -> str | None:
     """The first that is not finite when a state takes the step of a number; see `culprit`."""
-    size = config.data.batch_size
+    main = plan.streams[MAIN]
+    examples = main.split.numbers(main.order(config.seed)(step))
     with contextlib.closing(training_batches(config, plan, step, step + 1)) as batches:
         return nonfinite.first_nonfinite(
             plan.objective,
@@ -327,7 +329,7 @@ def first_nonfinite(config: Config, plan: Plan, state: TrainState, step: int) ->
             next(batches),
             step,
             micro_batches=config.gradient.accumulate,
-            examples=train_indices(config.seed, step, n=len(plan.splits["train"]), batch_size=size),
+            examples=examples,
         )
 
 

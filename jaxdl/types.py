@@ -41,10 +41,16 @@ class MultiStepBatch(NamedTuple):
     """(m, b) int32, rows of `arrays` that are the batch of each step; m >= steps"""
     arrays: Batch
     """all examples"""
+    streams: Mapping[str, tuple[Array, Batch]] = {}
+    """by name, index and arrays of each further stream"""
 
     def batch(self, i: Array) -> Batch:
         """The batch of step i."""
-        return {name: array[self.index[i]] for name, array in self.arrays.items()}
+        further = {
+            name: {key: array[index[i]] for key, array in arrays.items()}
+            for name, (index, arrays) in self.streams.items()
+        }
+        return {name: array[self.index[i]] for name, array in self.arrays.items()} | further
 
 
 class Aux(NamedTuple):

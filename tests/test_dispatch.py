@@ -11,6 +11,8 @@ from jaxdl.assemble import assemble
 from jaxdl.config import Checkpoint, Config, Data, Evaluation, Gradient, Log, part
 from jaxdl.data import open_split, train_batches
 from jaxdl.data.multistep import multistep_batches, multistep_spec
+from jaxdl.data.sampler import shuffle
+from jaxdl.data.streams import MAIN, TrainStream
 from jaxdl.errors import UserError
 from jaxdl.run import run
 from jaxdl.session import first_state
@@ -43,10 +45,10 @@ def test_the_batches_are_those_of_single_steps():
     arrays = {"image": np.zeros((37, 1, 1, 1), np.uint8), "label": np.arange(37)}
     split = open_split(lambda name: arrays, "train", num_classes=37, memory=2**20)
     sharding = batch_sharding(make_mesh())
-    options = {"batch_size": 8, "seed": 3, "sharding": sharding}
-    single = [b["label"] for b in train_batches(split, start=2, stop=13, **options)]
-    made = []
-    for r in multistep_batches(split, runs=step_chunks(2, 13, 4, [5]), longest=4, **options):
+    options = {"seed": 3, "sharding": sharding}
+    single = [b["label"] for b in train_batches(split, batch_size=8, start=2, stop=13, **options)]
+    made, streams = [], {MAIN: TrainStream(split, shuffle, 8)}
+    for r in multistep_batches(streams, runs=step_chunks(2, 13, 4, [5]), longest=4, **options):
         made += [np.asarray(r.batch(i)["label"]) for i in range(int(r.steps))]
     np.testing.assert_array_equal(made, single)
 
@@ -78,9 +80,7 @@ def test_skipped_steps_are_counted_in_a_run(tmp_path):
     plan = assemble(poisoned)
     state = first_state(poisoned, plan)
     sharding = batch_sharding(plan.mesh)
-    (one,) = multistep_batches(
-        plan.splits["train"], batch_size=16, seed=0, runs=[range(6)], longest=6, sharding=sharding
-    )
+    (one,) = multistep_batches(plan.streams, seed=0, runs=[range(6)], longest=6, sharding=sharding)
     state, metrics = jax.jit(multi_step(plan.step))(state, one)
     assert int(state.step) == 6
     skipped, count = metrics["skipped"]
@@ -90,8 +90,9 @@ def test_skipped_steps_are_counted_in_a_run(tmp_path):
 
 def test_examples_that_are_not_in_memory_are_refused():
     plan = assemble(CONFIG)
-    streamed = dataclasses.replace(plan.splits["train"], arrays=None)
-    asked = {"batch_size": 16, "longest": 4, "sharding": batch_sharding(plan.mesh)}
+    split = dataclasses.replace(plan.splits["train"], arrays=None)
+    streamed = {MAIN: TrainStream(split, shuffle, 16)}
+    asked = {"longest": 4, "sharding": batch_sharding(plan.mesh)}
     with pytest.raises(UserError, match="is not in memory, and several steps in one program"):
         multistep_spec(streamed, **asked)
     with pytest.raises(UserError, match="is not in memory"):

@@ -53,6 +53,7 @@ def test_every_test_it_names_exists():
         "optimizers", "wrappers", "schedules", "gradient_transforms", "averages",
         "gradient_methods", "precisions", "dropouts", "regularizers", "losses",
         "segmentation_losses", "embedding_losses", "metrics", "augmentations", "predictors",
+        "subsets", "samplers",
     ],
 )  # fmt: skip
 def test_everything_registered_is_in_it(kind):

@@ -35,6 +35,7 @@ def _required(entry):
     samples = {"learning_rate": 0.1, "dataset": "mnist", "path": "x"}
     samples |= {"source": "de", "target": "en"}
     samples |= {"examples": 100, "augment": ["random_flip"]}
+    samples |= {"index": 0, "of": 5, "ways": 5, "shots": 1, "queries": 15}
     missing = [n for n, p in entry.arguments().items() if p.default is p.empty]
     return {n: samples[n] for n in missing}
 

@@ -114,6 +114,16 @@ def test_a_prepared_data_set_is_read(tiny):
     assert len(halves[0]) == 2
 
 
+def test_labels_are_read_without_decoding_images(tiny, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    split = opened("tfds", "train", memory=0, dataset="tiny", data_dir=tiny, image_size=8)
+    expected = split.examples(np.arange(8))["label"]
+    monkeypatch.setattr(tfds.features.Image, "decode_example_np", None)
+    np.testing.assert_array_equal(split.labels("a test"), expected)
+    assert split.labels("a test").dtype == np.int32
+
+
 def test_a_mask_can_be_the_label(tiny):
     args = {"dataset": "tiny", "data_dir": tiny, "image_size": 8, "label": "segmentation_mask"}
     split = opened("tfds", "train", void=5, **args)

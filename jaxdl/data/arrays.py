@@ -60,7 +60,8 @@ def from_arrays(
         raise UserError("a source of arrays holds no array: expected e.g. 'image' and 'label'")
     if len(set(lengths.values())) > 1:
         raise UserError(f"arrays of one split differ in length: {lengths}")
-    return Source(Columns(columns), tuple(class_names), num_classes)
+    labels = (lambda: columns["label"]) if "label" in columns else None
+    return Source(Columns(columns), tuple(class_names), num_classes, labels)
 
 
 @register("sources")

@@ -72,7 +72,8 @@ def folder(
     sizes = dict.fromkeys(roots, 0) | {name: len(found) for name, found in listed.items()}
     chosen = [e for name, i, j in resolve(split, sizes) for e in listed[name][i:j]]
     label = np.array([k for _, k in chosen], np.int32)
-    return Source(_Files([f for f, _ in chosen], label, image_size, channels), class_names)
+    files = _Files([f for f, _ in chosen], label, image_size, channels)
+    return Source(files, class_names, labels=lambda: label)
 
 
 def _folders(root: Path) -> list[Path]:

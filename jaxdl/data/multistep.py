@@ -1,7 +1,6 @@
 """Batches of several steps at once: the rows of each, and a copy of all examples on the devices."""
 
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -9,73 +8,82 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxdl.data.pipeline import copies, local_rows
 from jaxdl.data.prefetch import Batches
-from jaxdl.data.sampler import train_indices
 from jaxdl.data.split import Split
+from jaxdl.data.streams import MAIN, TrainStream
 from jaxdl.errors import UserError
 from jaxdl.types import MultiStepBatch
 
 
 def multistep_spec(
-    split: Split,
+    streams: Mapping[str, TrainStream],
     *,
-    batch_size: int,
     longest: int,
     sharding: NamedSharding,
     seed: int | Sequence[int] = 0,
 ) -> MultiStepBatch:
-    """Shapes, types and shardings of what `train_runs` gives."""
+    """Shapes, types and shardings of what `multistep_batches` gives."""
     along, everywhere = _places(sharding, seed)
     orders = () if isinstance(seed, int) else (len(seed),)
     shape = lambda shape, dtype, place: jax.ShapeDtypeStruct(shape, dtype, sharding=place)
-    return MultiStepBatch(
-        shape((), np.int32, everywhere),
-        shape((longest, *orders, batch_size), np.int32, along),
-        {k: shape(a.shape, a.dtype, everywhere) for k, a in _arrays(split).items()},
-    )
+    parts = {
+        name: (
+            shape((longest, *orders, stream.batch_size), np.int32, along),
+            {k: shape(a.shape, a.dtype, everywhere) for k, a in _arrays(stream.split).items()},
+        )
+        for name, stream in streams.items()
+    }
+    return _joined(shape((), np.int32, everywhere), parts)
 
 
 def multistep_batches(
-    split: Split,
+    streams: Mapping[str, TrainStream],
     *,
-    batch_size: int,
     seed: int | Sequence[int],
     runs: Iterable[range],
     longest: int,
     sharding: NamedSharding,
     prefetch: int = 2,
 ) -> Batches:
-    """A `Run` for each range of steps; the batches are those of `train_batches`.
+    """A `MultiStepBatch` for each range of steps; the batches are those of `train_batches`.
 
     Args:
-        split: the examples, in memory.
-        batch_size: examples in a batch, over all processes.
-        seed: of the order; of several, each batch has an axis more, an order a row.
+        streams: the examples, in memory.
+        seed: of the orders; of several, each batch has an axis more, an order a row.
         runs: numbers of steps, ascending.
         longest: the most that are in one of them.
         sharding: of a batch's leading axis.
         prefetch: runs made ahead.
     """
-    rows, (along, everywhere) = local_rows(sharding, batch_size), _places(sharding, seed)
+    along, everywhere = _places(sharding, seed)
+    for stream in streams.values():
+        _arrays(stream.split)
+    whole = {name: copies(stream.split, sharding) for name, stream in streams.items()}
+    rows = {name: local_rows(sharding, stream.batch_size) for name, stream in streams.items()}
     seeds = [seed] if isinstance(seed, int) else seed
-    _arrays(split)
-    arrays = copies(split, sharding)
+    orders = {name: [s.order(one, name) for one in seeds] for name, s in streams.items()}
+
+    def index_of(name: str, steps: range) -> jax.Array:
+        index = np.zeros((longest, len(seeds), len(rows[name])), np.int32)
+        for i, t in enumerate(steps):
+            for j, order in enumerate(orders[name]):
+                index[i, j] = order(t)[rows[name]]
+        if isinstance(seed, int):
+            index = index[:, 0]
+        shape = (*index.shape[:-1], streams[name].batch_size)
+        return jax.make_array_from_process_local_data(along, index, shape)
 
     def made() -> Iterator[MultiStepBatch]:
         for steps in runs:
-            index = np.zeros((longest, len(seeds), len(rows)), np.int32)
-            for (i, t), (j, s) in itertools.product(enumerate(steps), enumerate(seeds)):
-                index[i, j] = train_indices(s, t, n=len(split), batch_size=batch_size)[rows]
-            if isinstance(seed, int):
-                index = index[:, 0]
-            shape = (*index.shape[:-1], batch_size)
+            parts = {name: (index_of(name, steps), whole[name]) for name in streams}
             count = np.int32(len(steps))
-            yield MultiStepBatch(
-                jax.make_array_from_process_local_data(everywhere, count, ()),
-                jax.make_array_from_process_local_data(along, index, shape),
-                arrays,
-            )
+            yield _joined(jax.make_array_from_process_local_data(everywhere, count, ()), parts)
 
     return Batches(made(), prefetch)
+
+
+def _joined(steps: jax.Array, parts: Mapping[str, tuple]) -> MultiStepBatch:
+    further = {name: part for name, part in parts.items() if name != MAIN}
+    return MultiStepBatch(steps, *parts[MAIN], further)
 
 
 def _places(

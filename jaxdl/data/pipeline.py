@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from jaxdl.data.prefetch import Batches
-from jaxdl.data.sampler import train_indices
+from jaxdl.data.sampler import Sampler, shuffle, train_indices
 from jaxdl.data.split import Split, open_split
 from jaxdl.errors import UserError
 
@@ -34,8 +34,9 @@ def train_batches(
     threads: int = 2,
     device_memory: int = 0,
     placement: Placement = "auto",
+    sampler: Sampler = shuffle,
 ) -> Batches:
-    """Training batches `start` to `stop` - 1 in the order of `train_indices`.
+    """Training batches `start` to `stop` - 1 in the order of a sampler.
 
     Args:
         split: the examples.
@@ -49,14 +50,15 @@ def train_batches(
         device_memory: bytes; a smaller split in memory is kept on every GPU or TPU and gathered
             there.
         placement: 'device' and 'host' overrule what `device_memory` decides.
+        sampler: (number of examples, batch size, seed) -> t -> rows of batch t.
 
     Returns:
         An iterator over dicts of global arrays with leading axis `batch_size`.
     """
-    rows = local_rows(sharding, batch_size)
+    rows, order = local_rows(sharding, batch_size), sampler(len(split), batch_size, seed)
 
     def indices(t: int) -> np.ndarray:
-        return train_indices(seed, t, n=len(split), batch_size=batch_size)[rows]
+        return order(t)[rows]
 
     steps = range(start, stop)
     if _on_device(split, sharding, device_memory, placement):

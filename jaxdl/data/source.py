@@ -1,7 +1,7 @@
 """Where examples come from: records that are read by number, and what their labels mean."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,11 +25,14 @@ class Source:
             and `VOID`. Of a text, `tokens` (t,) signed integers in [0, num_classes), 0 padding.
         class_names: the name of every class, or of every token, or nothing.
         num_classes: where it is known; the number of class names if those are given.
+        labels: gives the label of every record, (n,) integers, without decoding images; None where
+            that is not possible. For subsets and samplers that read labels.
     """
 
     records: Records
     class_names: tuple[str, ...] = ()
     num_classes: int | None = None
+    labels: Callable[[], np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.records)
@@ -42,3 +45,25 @@ class Source:
         wanted = [int(i) for i in indices]
         batched = getattr(self.records, "__getitems__", None)
         return batched(wanted) if batched else [self.records[i] for i in wanted]
+
+    def chosen(self, rows: np.ndarray) -> "Source":
+        """The source of some of the records, in the order of their numbers `rows`."""
+        labels = self.labels and (lambda: np.asarray(self.labels())[rows])
+        return dataclasses.replace(self, records=_Chosen(self, rows), labels=labels)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Chosen:
+    """Some of a source's records."""
+
+    source: Source
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        return self.source[int(self.rows[index])]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Mapping[str, Any]]:
+        return self.source.read(self.rows[np.asarray(indices, np.int64)])

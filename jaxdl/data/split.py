@@ -30,6 +30,7 @@ class Split:
         element_spec: shape and dtype of each array of one example, without the batch axis.
         class_names: the name of every class, or nothing.
         num_classes: of labels, or of tokens, the size of their vocabulary; None without either.
+        rows: of a subset, the numbers that its examples have in the whole split.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Split:
     element_spec: dict[str, jax.ShapeDtypeStruct]
     class_names: tuple[str, ...]
     num_classes: int | None
+    rows: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.source)
@@ -53,6 +55,49 @@ class Split:
         sizes = (math.prod(s.shape) * s.dtype.itemsize for s in self.element_spec.values())
         return len(self) * sum(sizes)
 
+    @property
+    def has_classes(self) -> bool:
+        """Whether each example has a label that is the number of a class."""
+        spec = self.element_spec.get("label")
+        return spec is not None and spec.shape == () and spec.dtype == np.int32
+
+    def labels(self, reader: str) -> np.ndarray:
+        """The class of every example, (n,) int32, without decoding what is not in memory.
+
+        Args:
+            reader: what asks for them, for the message where they cannot be had.
+
+        Raises:
+            UserError: there are no classes, or the source does not give them.
+        """
+        if not self.has_classes:
+            shapes = ", ".join(
+                f"{k} {s.dtype}{list(s.shape)}" for k, s in self.element_spec.items()
+            )
+            raise UserError(
+                f"{reader} reads the class of each example, and split '{self.name}' holds {shapes}"
+            )
+        if self.arrays is not None:
+            return self.arrays["label"]
+        if self.source.labels is None:
+            raise UserError(
+                f"{reader} reads the class of each example, and the source of split '{self.name}' "
+                "cannot give them without decoding all: see config.data.memory"
+            )
+        labels = np.asarray(self.source.labels())
+        _check_labels(labels, self.num_classes, self.name, np.arange(len(labels)))
+        return labels.astype(np.int32)
+
+    def chosen(self, rows: np.ndarray) -> "Split":
+        """The split of some of the examples: those of the numbers `rows`, in that order."""
+        arrays = self.arrays and {name: array[rows] for name, array in self.arrays.items()}
+        whole = rows if self.rows is None else self.rows[rows]
+        return dataclasses.replace(self, source=self.source.chosen(rows), arrays=arrays, rows=whole)
+
+    def numbers(self, indices: np.ndarray) -> np.ndarray:
+        """The numbers of examples in the whole split, where this is a subset of it."""
+        return np.asarray(indices) if self.rows is None else self.rows[indices]
+
     def examples(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """Examples by number: arrays whose leading axis is as long as `indices`."""
         if self.arrays is not None:
@@ -61,11 +106,12 @@ class Split:
         columns = {}
         for name, spec in self.element_spec.items():
             values = [_array(name, record.get(name), self.name) for record in records]
-            for i, value in zip(indices, values, strict=True):
+            for i, value in zip(self.numbers(indices), values, strict=True):
                 if value.shape != spec.shape:
                     raise UserError(_misfit(self.name, int(i), name, value.shape, spec.shape))
             columns[name] = np.stack(values)
-        return _canonical(columns, self.element_spec, self.num_classes, self.name, indices)
+        numbers = self.numbers(indices)
+        return _canonical(columns, self.element_spec, self.num_classes, self.name, numbers)
 
 
 def open_split(
@@ -75,6 +121,7 @@ def open_split(
     memory: int,
     num_classes: int | None = None,
     threads: int = 2,
+    subset: Callable[[Split], np.ndarray] | None = None,
 ) -> Split:
     """Open a split, check it, and decode it once if it fits in memory.
 
@@ -85,6 +132,8 @@ def open_split(
         num_classes: that of the training split, for a source that does not say. Where nobody
             says, it is the largest label + 1; void pixels of label maps have none.
         threads: readers while decoding.
+        subset: gives the numbers of the examples to keep, of the split that it is given. What it
+            leaves out is not decoded, unless the labels it reads can be had in no other way.
 
     Raises:
         UserError: an empty split, a label outside [0, num_classes), records of different shapes.
@@ -102,7 +151,11 @@ def open_split(
     _check_spec(spec, split)
     num_classes = source.num_classes or len(source.class_names) or num_classes
     opened = Split(split, source, None, spec, source.class_names, num_classes)
-    if isinstance(source.records, Columns):
+    in_columns = isinstance(source.records, Columns)
+    if subset and not in_columns and (source.labels or opened.nbytes > memory):
+        opened, subset = _chosen_early(opened, subset), None
+        num_classes = opened.num_classes
+    if in_columns:
         columns = {
             name: array.reshape(len(source), *spec[name].shape)
             for name, array in source.records.arrays.items()
@@ -117,7 +170,16 @@ def open_split(
             raise UserError(f"split '{split}' is too large to count its classes: its source must")
         label = arrays["label"]
         num_classes = int(label.max(initial=-1, where=(label != VOID) | (label.ndim == 1))) + 1
-    return dataclasses.replace(opened, arrays=arrays, num_classes=num_classes)
+    opened = dataclasses.replace(opened, arrays=arrays, num_classes=num_classes)
+    return opened.chosen(subset(opened)) if subset else opened
+
+
+def _chosen_early(split: Split, subset: Callable[[Split], np.ndarray]) -> Split:
+    """A subset of a split that is not decoded; its classes are those of the whole split."""
+    if split.num_classes is None and split.has_classes and split.source.labels:
+        count = int(split.labels("a source").max()) + 1
+        split = dataclasses.replace(split, num_classes=count)
+    return split.chosen(subset(split))
 
 
 def _decode(split: Split, threads: int) -> dict[str, np.ndarray]:

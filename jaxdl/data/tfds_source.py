@@ -6,6 +6,7 @@ read here. Features that are text (ids, file names) or whose length varies are l
 """
 
 import dataclasses
+import functools
 import logging
 import re
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from jaxdl.registry import register
 from jaxdl.types import VOID
 
 _MASK = "segmentation_mask"
+_CHUNK = 1024  # records that are read at a time where only their labels are wanted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +115,20 @@ def tfds_source(
         _Records(data, wanted, image_size, label, void),
         tuple(getattr(feature, "names", None) or ()),
         num_classes or getattr(feature, "num_classes", None),
+        functools.partial(_labels, builder, split, label) if label in wanted else None,
     )
+
+
+def _labels(builder: Any, split: str, label: str) -> np.ndarray:
+    """The label of every record, whose images stay encoded."""
+    import tensorflow_datasets as tfds
+
+    is_image = lambda feature: isinstance(feature, tfds.features.Image)
+    images = [name for name, feature in builder.info.features.items() if is_image(feature)]
+    decoders = {name: tfds.decode.SkipDecoding() for name in images if name != label}
+    data = builder.as_data_source(split=split, decoders=decoders)
+    chunks = (range(i, min(i + _CHUNK, len(data))) for i in range(0, len(data), _CHUNK))
+    return np.array([r[label] for chunk in chunks for r in data.__getitems__(list(chunk))])
 
 
 def _stacks(name: str, feature: Any) -> bool:

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 import jax
 
+from jaxdl import registry
 from jaxdl.config import Config, Part, Varying
+from jaxdl.data.subset import reads_seed
 from jaxdl.errors import UserError
 from jaxdl.override import override
 from jaxdl.train.sharding import AXES
@@ -88,6 +90,17 @@ def check(config: Config) -> None:
         "evaluation.norm_batches": config.evaluation.norm_batches > 0,
         "evaluation.generalization_gap": config.evaluation.generalization_gap,
     }
+    subset = config.data.subset
+    if subset and config.population.seeds > 1 and reads_seed(registry.bind("subsets", subset)):
+        raise UserError(
+            f"config.data.subset '{subset.name}' is drawn by the seed, and members of other seeds "
+            "share one set of examples: set config.population.seeds=1"
+        )
+    of_data = [path for path in config.population.grid if path.startswith("data.")]
+    if of_data:
+        raise UserError(
+            f"config.population.grid: members share their data, and {of_data[0]} decides over it"
+        )
     for field, is_set in unfit.items():
         if is_set:
             raise UserError(f"config.{field} is not for a population: leave one of the two out")
