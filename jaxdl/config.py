@@ -118,6 +118,7 @@ class Evaluation:
     predictors: tuple[
         Annotated[Part, Of("predictors")], ...
     ] = ()  # other ways to predict, around the plain one
+    outputs_limit: NonNegative = 64.0  # MiB of logits a split that are kept; else see the README
     generalization_gap: bool = False  # measure training examples too: as many, and as they are
 
 

@@ -16,18 +16,27 @@ from jaxdl.cluster.signals import Interrupted, Stop, Stopping, stop_signals
 from jaxdl.cluster.watchdog import watchdog
 from jaxdl.config import Config
 from jaxdl.config_file import summary
+from jaxdl.data.fingerprint import Fingerprint, merged
 from jaxdl.errors import UserError
 from jaxdl.perf.memory import explained, placed, ran_out
 from jaxdl.report import write_report
 from jaxdl.rundir import directory
+from jaxdl.rundir.outputs import save_outputs
 from jaxdl.rundir.progress import Diverged, TrainLog
-from jaxdl.session import ROLLED_BACK, Session
-from jaxdl.train.evaluate import make_predict, predict_maps
+from jaxdl.session import ROLLED_BACK, Session, scalars
+from jaxdl.train.evaluate import make_evaluate, predict_maps
 from jaxdl.train.loop import Hook, every, fit, piecewise, run_hooks
+from jaxdl.train.outputs import output_rows
 from jaxdl.train.state import TrainState
 from jaxdl.train.step import Step, compile_step
+from jaxdl.types import PyTree
 
-MAPS_KEPT = 12  # examples whose predicted label maps are kept to be looked at
+MAPS_KEPT = 12  # examples whose predicted masks are kept to be looked at
+ROWS = "outputs of each example"  # beside the metrics, none of which is called so
+FORMS = {
+    "log_probabilities": "too many logits, kept as float16 log-probabilities",
+    "none": "too many logits, not kept",
+}
 
 
 def run(config: Config, workdir: Path) -> dict[str, float]:
@@ -59,7 +68,7 @@ def _run(config: Config, workdir: Path, stop: Stop) -> dict[str, float]:
             with watchdog(config.watchdog_seconds, hosts.name()) as stop.heartbeat:
                 state, outcome = _train_with_rollback(session, state, extra)
                 state = session.best(state)
-                conclude(session, state)
+                outcome |= conclude(session, state)
             unsaved = session.checkpoints.unsaved()
             stop.end()
         except Stopping:
@@ -227,22 +236,47 @@ def _compiled(session: Session, state: TrainState) -> tuple[Step, float]:
     return piecewise(phases, (chunk.start for chunk in session.step_chunks(begun))), seconds
 
 
-def conclude(session: Session, state: TrainState) -> None:
-    """Measure the final weights on the test split (else validation) and keep its predictions."""
-    plan = session.plan
+def conclude(session: Session, state: TrainState) -> dict[str, Any]:
+    """Measure the final weights on the test split (else validation) and keep their outputs.
+
+    Returns:
+        Entries for the manifest: the form of the outputs and the digest of the examples.
+    """
+    plan, step = session.plan, int(state.step)
     role = next((r for r in ("test", "validation") if r in plan.splits), None)
     if role is None:
-        return
-    weights = session.weights(state)
-    known = [line for line in session.journal.lines if line["step"] == int(state.step)]
+        return {}
+    weights, fingerprint = session.weights(state), Fingerprint()
+    limit, n = session.config.evaluation.outputs_limit, len(plan.splits[role])
+    gathered = {ROWS: output_rows(n, limit, plan.unit)}
+    measure = make_evaluate(plan.objective, plan.metrics | gathered, plan.mesh)
+    values = measure(*weights, session.whole(role, fingerprint))
+    rows, values = values.pop(ROWS), scalars(role, values)
+    digest = merged(hosts.gather(f"digest of {role}", fingerprint.text))
+    known = [line for line in session.journal.lines if line["step"] == step]
     if role == "test" and not any(key.startswith("test/") for line in known for key in line):
-        values = session.evaluate(state, role, weights)
+        session.journal.write(step, values)
         if session.leads:
             print("final  " + "  ".join(f"{k} {v:.4f}" for k, v in values.items()), flush=True)
-    if plan.unit == "example":
-        predictions = make_predict(plan.objective, plan.mesh)(*weights, session.whole(role))
-        if session.leads:
-            directory.save_predictions(session.workdir, plan.splits[role], role, predictions)
+    _keep_predictions(session, role, weights, rows)
+    if not session.leads:
+        return {}
+    form = save_outputs(session.workdir, role, rows, digest)
+    if form != "logits":
+        print(
+            f"outputs of {role}: {FORMS[form]} (config.evaluation.outputs_limit is {limit:g} MiB)"
+        )
+    return {"outputs": {role: {"form": form, "digest": digest}}}
+
+
+def _keep_predictions(
+    session: Session, role: str, weights: tuple[PyTree, PyTree], rows: dict[str, np.ndarray]
+) -> None:
+    """Write `predictions.npz`, what a report shows of the outputs."""
+    plan = session.plan
+    if plan.unit == "example" and session.leads:
+        predictions = {name: rows[name] for name in ("label", "prediction", "confidence")}
+        directory.save_predictions(session.workdir, plan.splits[role], role, predictions)
     elif plan.unit == "pixel":
         index = np.unique(np.linspace(0, len(plan.splits[role]) - 1, MAPS_KEPT).astype(int))
         maps = predict_maps(plan.objective, plan.mesh, *weights, plan.splits[role].examples(index))

@@ -13,6 +13,7 @@ import numpy as np
 from jaxdl.assemble import GIB, Plan
 from jaxdl.cluster.signals import Stop
 from jaxdl.config import Config, Part
+from jaxdl.data.fingerprint import Fingerprint
 from jaxdl.data.multistep import multistep_batches, multistep_spec
 from jaxdl.data.pipeline import evaluation_batches, train_batches
 from jaxdl.data.prefetch import Batches
@@ -170,15 +171,16 @@ class Session:
     ) -> dict[str, float]:
         with contextlib.closing(whole_split(self.config, self.plan, role, examples)) as batches:
             found = self._evaluate(*weights, self.stop.between(batches))
-        return {f"{role}/{k}": float(v) for k, v in found.items() if np.ndim(v) == 0}
+        return scalars(role, found)
 
     def weights(self, state: TrainState) -> tuple[PyTree, PyTree]:
         """(params, variables) to evaluate, with batch statistics of their own if asked for."""
         return weights_of(self.config, self.plan, state, self.stop.between)
 
-    def whole(self, role: str) -> Iterator[Batch]:
-        """A split's batches for evaluation."""
-        return self.stop.between(whole_split(self.config, self.plan, role))
+    def whole(self, role: str, fingerprint: Fingerprint) -> Iterator[Batch]:
+        """A split's batches for evaluation, numbered."""
+        batches = whole_split(self.config, self.plan, role, fingerprint=fingerprint)
+        return self.stop.between(batches)
 
     def history(self) -> list[tuple[int, float]]:
         """(step, value) of the monitored metric."""
@@ -255,6 +257,11 @@ class Session:
         return state if step is None else self.checkpoints.restore(step, _abstract(state)).state
 
 
+def scalars(role: str, values: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """What a journal holds of a split's values: 'role/metric' to number."""
+    return {f"{role}/{name}": float(v) for name, v in values.items() if np.ndim(v) == 0}
+
+
 def gaps(values: dict[str, float]) -> dict[str, float]:
     """'generalization_gap/metric': of the training examples less that of the validation split.
 
@@ -268,7 +275,13 @@ def gaps(values: dict[str, float]) -> dict[str, float]:
     }
 
 
-def whole_split(config: Config, plan: Plan, role: str, examples: int | None = None) -> Batches:
+def whole_split(
+    config: Config,
+    plan: Plan,
+    role: str,
+    examples: int | None = None,
+    fingerprint: Fingerprint | None = None,
+) -> Batches:
     """A split's batches for evaluation, or those of so many of its examples; padding masked."""
     mesh, data, shards = plan.mesh, config.data, batch_shards(plan.mesh)
     return evaluation_batches(
@@ -278,6 +291,7 @@ def whole_split(config: Config, plan: Plan, role: str, examples: int | None = No
         prefetch=data.prefetch,
         threads=data.threads,
         examples=examples,
+        fingerprint=fingerprint,
     )
 
 

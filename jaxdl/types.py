@@ -9,6 +9,7 @@ A batch is a dict of arrays that share their first axis:
     tokens  (b, t)        int32, 0 for padding
     source  (b, s)        int32, 0 for padding: what tokens translate
     mask    (b,)          float32, 1 for an example and 0 for padding; absent means all are examples
+    index   (b,)          int32, the number of each example in its split, where outputs are kept
     mixed_label, lam (b,)  int32, float32 in [0, 1]: of a mixture of two examples, the other one's
                         label, and the weight of the first one's `label` in it
 """

@@ -13,7 +13,8 @@ from jaxdl import registry
 from jaxdl.config import part
 from jaxdl.data.arrays import from_arrays
 from jaxdl.data.pipeline import evaluation_batches, open_split
-from jaxdl.train.evaluate import Metric, make_evaluate, make_predict, metric_of, ratio
+from jaxdl.train.evaluate import Metric, make_evaluate, metric_of, ratio
+from jaxdl.train.outputs import output_rows
 from jaxdl.train.sharding import AXES, batch_sharding
 from jaxdl.types import VOID, Objective
 
@@ -76,7 +77,9 @@ def test_equal_to_scikit_learn(n, devices):
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-6, atol=1e-7, err_msg=name)
 
-    predictions = make_predict(GOAL, mesh)(jnp.ones(()), {}, batches())
+    gathered = {"rows": output_rows(n, 64.0, "example")}
+    numbered = (dict(batch) | {"index": jnp.arange(32)} for batch in batches())
+    predictions = make_evaluate(GOAL, gathered, mesh)(jnp.ones(()), {}, numbered)["rows"]
     np.testing.assert_array_equal(predictions["label"], label)
     np.testing.assert_array_equal(predictions["prediction"], logits.argmax(-1))
     np.testing.assert_allclose(predictions["confidence"], probabilities.max(-1), rtol=1e-5)

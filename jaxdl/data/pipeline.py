@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
+from jaxdl.data.fingerprint import Fingerprint
 from jaxdl.data.prefetch import Batches
 from jaxdl.data.sampler import Sampler, shuffle, train_indices
 from jaxdl.data.split import Split, open_split
@@ -78,16 +79,20 @@ def evaluation_batches(
     prefetch: int = 2,
     threads: int = 2,
     examples: int | None = None,
+    fingerprint: Fingerprint | None = None,
 ) -> Batches:
     """The whole split in order, once; every process gets the same number of batches.
 
     With `examples`, only so many of them, evenly spread over the split.
 
     The last batch is filled up with example 0. Each batch has a `mask` (b,) float32: 1 for an
-    example, 0 for filling. Arguments are those of `train_batches`.
+    example, 0 for filling; with a `fingerprint`, which takes in the examples that this process is
+    the first to supply, also `index` (b,) int32, their numbers. Other arguments are those of
+    `train_batches`.
     """
     rows, n = local_rows(sharding, batch_size), min(len(split), examples or len(split))
     steps = range(-(-n // batch_size))
+    mine = _supplier(sharding, batch_size)[rows] == jax.process_index() if fingerprint else None
 
     def indices(t: int) -> np.ndarray:
         positions = t * batch_size + rows
@@ -96,7 +101,13 @@ def evaluation_batches(
     def masked() -> Iterator[dict[str, jax.Array]]:
         host = _on_host(split, indices, steps, prefetch, threads)
         for t, batch in zip(steps, host, strict=True):
-            batch["mask"] = (t * batch_size + rows < n).astype(np.float32)
+            valid = t * batch_size + rows < n
+            if fingerprint:
+                counted = np.flatnonzero(valid & mine)
+                some = {name: array[counted] for name, array in batch.items()}
+                fingerprint.add(indices(t)[counted], some)
+                batch["index"] = indices(t).astype(np.int32)
+            batch["mask"] = valid.astype(np.float32)
             yield _put(batch, batch_size, sharding)
 
     return Batches(masked(), prefetch)
@@ -115,6 +126,15 @@ def local_rows(sharding: Sharding, batch_size: int) -> np.ndarray:
         ) from error
     every_row = np.arange(batch_size)
     return np.unique(np.concatenate([every_row[index] for index in places.values()]))
+
+
+def _supplier(sharding: Sharding, batch_size: int) -> np.ndarray:
+    """The first process that supplies each row of a global batch, (batch_size,)."""
+    first = np.empty(batch_size, np.int64)
+    places = sharding.devices_indices_map((batch_size,))
+    for device in sorted(places, key=lambda d: -d.process_index):
+        first[places[device]] = device.process_index
+    return first
 
 
 def _put(batch: dict[str, np.ndarray], batch_size: int, sharding: Sharding) -> dict[str, jax.Array]:

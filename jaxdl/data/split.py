@@ -219,8 +219,9 @@ def _has_classes(spec: Mapping[str, jax.ShapeDtypeStruct]) -> bool:
 
 
 def _check_spec(spec: Mapping[str, jax.ShapeDtypeStruct], split: str) -> None:
-    if "mask" in spec:
-        raise UserError(f"split '{split}': 'mask' marks padding, so a feature needs another name")
+    for name, use in {"mask": "marks padding", "index": "numbers examples"}.items():
+        if name in spec:
+            raise UserError(f"split '{split}': '{name}' {use}, so a feature needs another name")
     for name, one in spec.items():
         if 0 in one.shape:
             raise UserError(f"split '{split}': '{name}' has shape {one.shape}, which holds nothing")

@@ -1,7 +1,8 @@
 """The run directory: what it was asked to do, and on what it did it.
 
-`config.json`, `manifest.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/`, `predictions.npz`,
-`report.html`. Everything that looks at a run later reads this directory and nothing else.
+`config.json`, `manifest.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/`, `outputs/`,
+`predictions.npz`, `report.html`. Everything that looks at a run later reads this directory and
+nothing else.
 """
 
 import contextlib

@@ -99,29 +99,6 @@ def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
-def make_predict(objective: Objective, mesh: jax.sharding.Mesh):
-    """A function (params, variables, batches) -> dict of NumPy arrays over the whole split.
-
-    Gives `label` (n,), `prediction` (n,) and `confidence` (n,), the probability of the
-    prediction; padding is cut off.
-    """
-
-    def sums(outputs: dict[str, Array], batch: Batch) -> dict[str, Array]:
-        probabilities = jax.nn.softmax(outputs["logits"])
-        return {
-            "label": batch["label"],
-            "prediction": jnp.argmax(probabilities, axis=-1),
-            "confidence": jnp.max(probabilities, axis=-1),
-        }
-
-    evaluate = make_evaluate(objective, {"rows": Metric(sums, dict, "concat")}, mesh)
-
-    def predict(params: PyTree, variables: PyTree, batches: Iterable[Batch]):
-        return evaluate(params, variables, batches)["rows"]
-
-    return predict
-
-
 def predict_maps(
     objective: Objective, mesh: jax.sharding.Mesh, params: PyTree, variables: PyTree, batch: Batch
 ) -> dict[str, np.ndarray]:

@@ -1,0 +1,91 @@
+"""`outputs/<split>.npz`: what a run answered for every example of a split at its end.
+
+Arrays: `logits` (n, ..., k) float32, or `log_probabilities` float16 where logits are too many;
+`label` (n, ...), `index` (n,), and `digest`, that of the examples. Runs whose digests are equal saw
+the same examples under the same numbers, and only these are joined.
+"""
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxdl.errors import UserError
+from jaxdl.rundir.directory import writing
+
+FOLDER = "outputs"
+ARRAYS = ("logits", "log_probabilities", "label", "index")
+
+
+class Outputs(NamedTuple):
+    """Answers for the n examples of a split, ascending by number."""
+
+    logits: np.ndarray
+    """(n, ..., k) float32; up to a constant of each example where log-probabilities were kept"""
+    label: np.ndarray
+    """(n, ...) the truth; of a language model the tokens, each the truth of the place before"""
+    index: np.ndarray
+    """(n,) int, the number of each example in its split"""
+    digest: str
+    """of the examples"""
+
+
+def save_outputs(workdir: Path, split: str, rows: Mapping[str, np.ndarray], digest: str) -> str:
+    """Write a split's outputs, unless no logits are among them; the form they were kept in."""
+    form = next((name for name in ARRAYS[:2] if name in rows), "none")
+    file = workdir / FOLDER / f"{split}.npz"
+    with writing(workdir):
+        if form == "none":
+            file.unlink(missing_ok=True)
+            return form
+        order = np.argsort(rows["index"], kind="stable")
+        arrays = {name: rows[name][order] for name in ARRAYS if name in rows}
+        file.parent.mkdir(exist_ok=True)
+        fresh = file.with_suffix(".tmp")
+        with fresh.open("wb") as handle:
+            np.savez(handle, **arrays, digest=digest)
+        fresh.replace(file)
+    return form
+
+
+def read_outputs(workdir: Path, split: str = "test") -> Outputs:
+    """What a run answered for a split.
+
+    Raises:
+        UserError: it kept nothing of this split, or the file is broken.
+    """
+    file = Path(workdir) / FOLDER / f"{split}.npz"
+    if not file.is_file():
+        there = sorted(f.stem for f in file.parent.glob("*.npz"))
+        has = f"only of {', '.join(there)}" if there else "of no split"
+        raise UserError(f"'{workdir}' has no outputs of '{split}', {has}")
+    try:
+        with file.open("rb") as handle, np.load(handle, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        logits = arrays.get("logits", arrays.get("log_probabilities"))
+        found = Outputs(
+            logits.astype(np.float32), arrays["label"], arrays["index"], str(arrays["digest"])
+        )
+    except (ValueError, OSError, EOFError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+        raise UserError(f"{file}: not readable as outputs: {error}") from error
+    if not len(found.logits) == len(found.label) == len(found.index):
+        raise UserError(f"{file}: logits, label and index are not of as many examples")
+    return found
+
+
+def joined_outputs(workdirs: Sequence[Path], split: str = "test") -> list[Outputs]:
+    """The outputs of several runs for the same examples, row by row.
+
+    Raises:
+        UserError: a run was evaluated on other examples; it is named.
+    """
+    found = [read_outputs(workdir, split) for workdir in workdirs]
+    for workdir, one in zip(workdirs, found, strict=True):
+        if one.digest != found[0].digest:
+            raise UserError(
+                f"'{workdir}' and '{workdirs[0]}' were evaluated on different examples of "
+                f"'{split}': their outputs cannot be joined"
+            )
+    return found
