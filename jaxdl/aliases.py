@@ -36,27 +36,29 @@ STATE: dict[str, str] = {}
 
 def current_config(tree: dict[str, Any]) -> dict[str, Any]:
     """A config's JSON in the names of today."""
-    tree = dict(tree)
+    tree = _with_gates(tree)
     for old, new in FIELDS.items():
-        *path, name = old.split(".")
-        holder = tree
-        for key in path:
-            if not isinstance(holder.get(key), dict):
-                break
-            holder[key] = holder = dict(holder[key])
-        else:
-            if name in holder:
-                holder[new.rpartition(".")[2]] = holder.pop(name)
+        path, _, name = old.rpartition(".")
+        holder = _at(tree, path)
+        if isinstance(holder, dict) and name in holder:
+            holder[new.rpartition(".")[2]] = holder.pop(name)
     for path, names in PARTS.items():
-        part: Any = tree
-        for key in path.split("."):
-            part = part.get(key) if isinstance(part, dict) else None
+        part = _at(tree, path)
         if isinstance(part, dict) and part.get("name") in names:
             part["name"] = names[part["name"]]
-    return _with_gates(tree)
+    return tree
+
+
+def _at(tree: dict[str, Any], path: str) -> Any:
+    """The value at a path such as 'gradient.method', None where there is none."""
+    value: Any = tree
+    for key in filter(None, path.split(".")):
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
 
 
 def _with_gates(tree: Any) -> Any:
+    """A copy in which the gates of convolutional networks are called so."""
     if isinstance(tree, list):
         return [_with_gates(value) for value in tree]
     if not isinstance(tree, dict):

@@ -143,6 +143,7 @@ def from_json(text: str, where: str = "config") -> Config:
         raise UserError(f"{where}: not JSON: {error}") from error
     if not isinstance(tree, dict):
         raise UserError(f"{where}: expected an object, found {type(tree).__name__}")
+    check_plain(tree, "config")  # before anything walks through it
     return from_dict(current_config(tree), where=where)
 
 
