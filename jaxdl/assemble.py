@@ -81,7 +81,7 @@ class Plan(NamedTuple):
         return abstract_state(*self.first(seed))
 
     def first(self, seed: int) -> tuple[Any, ...]:
-        """What a first state is made of: the arguments of `init_state`."""
+        """Arguments of `init_state` for the first state."""
         spec = self.batch_spec(1)
         return self.objective, self.tx, jax.random.key(seed), spec, self.mesh, self.state_spec
 
@@ -203,7 +203,7 @@ def learning_rate(
 def _objective(
     config: Config, parts: registry.Parts, model: Model, make: Callable[..., Any]
 ) -> Objective:
-    """What is minimised: the model's objective, regularized, on augmented batches."""
+    """The objective of a run: the model's own, regularized, on augmented batches."""
     objective = make(parts.one("objective"), model=model)
     for regularize in parts.many("regularizers"):
         objective = make(regularize, objective=objective)

@@ -1,4 +1,4 @@
-"""What goes together: mistakes in a config that can be told before anything is built."""
+"""Consistency checks: mistakes in a config that can be found before anything is built."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ def check_batch(config: Config, mesh: jax.sharding.Mesh) -> None:
 
 
 def unit_of(kind: str, part: Part) -> str:
-    """What an objective or a metric takes logits to be of, each: an example unless it says else."""
+    """The unit of an objective's or a metric's logits: 'example' unless it says otherwise."""
     return registry.find(kind, part.name).metadata.get("unit", "example")
 
 
@@ -120,7 +120,7 @@ def _rates(config: Config) -> None:
 
 
 def _skips(config: Config) -> None:
-    """What skips a step makes its gradient NaN, and leaves the rest to the step."""
+    """Refuse a transform that skips steps where the step may not: it makes the gradient NaN."""
     for part in config.gradient.transforms:
         skips = registry.find("gradient_transforms", part.name).metadata.get("skips")
         if skips and not config.gradient.skip_nonfinite:
@@ -149,7 +149,7 @@ def _label_of(split: Split) -> str | None:
 
 
 def shapes(split: Split) -> str:
-    """What an example of a split holds, in words."""
+    """The arrays of one example of a split, as text."""
     return ", ".join(f"{k} {s.dtype}{list(s.shape)}" for k, s in split.element_spec.items())
 
 

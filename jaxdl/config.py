@@ -1,4 +1,4 @@
-"""What a run is: frozen dataclasses that are loaded from a file, overridden by path, saved as JSON.
+"""Configuration of a run: frozen dataclasses, overridden by path, saved as JSON.
 
 A `Part` names a registered builder and its arguments, so that a whole run is plain data. Types and
 ranges are checked by msgspec. This file imports no JAX: a config can be read on any machine.
@@ -63,7 +63,7 @@ def part(name: str, /, **args: Any) -> Part:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Where examples come from, and how they are batched. A split is `name` or `name[from:to]`."""
+    """Source of examples, and batching. A split is `name` or `name[from:to]`."""
 
     source: Annotated[Part, Of("sources")] = part("digits")
     train: str = "train"
@@ -81,7 +81,7 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Gradient:
-    """How a gradient is obtained, and what is done to it before the optimizer sees it."""
+    """Computation of the gradient, and transforms applied to it before the optimizer."""
 
     method: Annotated[Part, Of("gradient_methods")] = part("full_batch")
     accumulate: Count = 1  # micro-batches that one batch is cut into
@@ -107,7 +107,7 @@ class Mesh:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """When to evaluate, what to measure, and the metric by which a run is judged."""
+    """Evaluation: its period, its metrics, and the metric by which a run is judged."""
 
     every: Duration = "1 epoch"
     metrics: tuple[Annotated[Part, Of("metrics")], ...] = (part("accuracy"), part("cross_entropy"))
@@ -133,7 +133,7 @@ class EarlyStopping:
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """When to save; the newest and the best are kept side by side."""
+    """Checkpointing: its period, and how many of the newest and of the best are kept."""
 
     every: Duration = "1 epoch"
     keep_latest: Count = 2
@@ -142,7 +142,7 @@ class Checkpoint:
 
 @dataclasses.dataclass(frozen=True)
 class Log:
-    """Where the numbers go besides the console."""
+    """Logging: its period, and sinks besides the console."""
 
     every: Duration = "1%"
     sinks: tuple[Annotated[Part, Of("sinks")], ...] = (part("tensorboard"),)
@@ -276,7 +276,7 @@ def kind_of(annotation: Any) -> str | None:
 
 
 def element_of(annotation: Any) -> Any:
-    """What a tuple or dict of this annotation holds: X of `tuple[X, ...] | dict[str, X] | None`."""
+    """Element type of a tuple or dict annotation: X of `tuple[X, ...] | dict[str, X] | None`."""
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is tuple:
         return inner[0]

@@ -83,7 +83,7 @@ def _text(file: Path) -> str:
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{file} is no text: {error}") from error
+        raise UserError(f"{file} is not text: {error}") from error
 
 
 def _load_python(file: Path, argument: str) -> Config:

@@ -24,7 +24,7 @@ def to_steps(
     match = _DURATION.match(str(duration))
     if not match:
         raise UserError(
-            f"'{duration}' is no duration: write '500 steps', '3 epochs', '1e6 examples' or '5%'"
+            f"'{duration}' is not a duration: write '500 steps', '3 epochs', '1e6 examples' or '5%'"
         )
     amount, unit = float(match[1]), (match[2] or "steps").rstrip("s")
     if unit in ("%", "percent"):

@@ -76,7 +76,7 @@ def _descend(node: Any, annotation: Any, key: str, where: str) -> tuple[Any, Any
 
 
 def _named(values: dict[str, Any], key: str) -> Any:
-    """What stands at a key; a part by its bare name, such as loss=cross_entropy, is written out."""
+    """Value at a key; a part given by its bare name, such as loss=cross_entropy, is expanded."""
     if isinstance(values.get(key), str):
         values[key] = {"name": values[key], "args": {}}
     return values.get(key)
@@ -123,7 +123,7 @@ _TOKEN = re.compile(r"""\s*("(?:[^"\\]|\\.)*"|'[^']*'|[()\[\],=]|[^()\[\],="']+)
 
 
 def _parts(text: str) -> list[Any]:
-    """'random_crop(padding=2), swa(start=50%)' as a list of parts; what is no number is text."""
+    """'random_crop(padding=2), swa(start=50%)' as a list of parts; what is not a number is text."""
     bare = text.strip()
     tokens = [t.strip() for t in _TOKEN.findall(bare if bare.startswith("[") else f"[{bare}]")]
     try:
@@ -131,7 +131,7 @@ def _parts(text: str) -> list[Any]:
     except (IndexError, ValueError):
         tokens, found = ["?"], []
     if tokens or not isinstance(found, list):
-        raise UserError(f"'{text}' is no list of parts: write 'name, name(key=value)'")
+        raise UserError(f"'{text}' is not a list of parts: write 'name, name(key=value)'")
     return [{"name": x, "args": {}} if isinstance(x, str) else x for x in found]
 
 
@@ -161,7 +161,7 @@ def _argument(tokens: list[str]) -> tuple[str, Any]:
 
 
 def _items(tokens: list[str], end: str, take: Callable[[], Any]) -> Iterator[Any]:
-    """What `take` takes, separated by commas, up to `end`."""
+    """Items that `take` parses, separated by commas, up to `end`."""
     while tokens[0] != end:
         yield take()
         if tokens[0] == ",":

@@ -91,13 +91,13 @@ class Entry:
         return next((link[0].rstrip(".,;") for link in links if link), "")
 
     def arguments(self) -> dict[str, inspect.Parameter]:
-        """What a config may set."""
+        """Arguments that a config may set."""
         parameters = inspect.signature(self.build, eval_str=True).parameters
         skipped = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_KEYWORD)
         return {n: p for n, p in parameters.items() if p.kind not in skipped}
 
     def supplied(self) -> list[inspect.Parameter]:
-        """What the program supplies: the positional-only parameters."""
+        """Parameters that the program supplies: the positional-only ones."""
         parameters = inspect.signature(self.build, eval_str=True).parameters.values()
         return [p for p in parameters if p.kind is p.POSITIONAL_ONLY]
 
@@ -205,7 +205,7 @@ def in_steps(bound: functools.partial, to_steps: Callable[[int | str], int]) -> 
 
 
 def supplied(build: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """What a builder asks the program for: its positional-only parameters, by name."""
+    """Parameters that the program supplies to a builder: the positional-only ones, by name."""
     parameters = inspect.signature(build).parameters
     return {n: p for n, p in parameters.items() if p.kind is p.POSITIONAL_ONLY}
 
@@ -304,7 +304,7 @@ def _convert(value: Any, annotation: Any, where: str) -> Any:
 
 
 def describe(entry: Entry) -> list[str]:
-    """What a config may set, one line an argument: name, type, range, default."""
+    """Describe the arguments of an entry, one line each: name, type, range, default."""
     lines = []
     for name, parameter in entry.arguments().items():
         default = "" if parameter.default is parameter.empty else f" = {_shown(parameter.default)}"
@@ -334,7 +334,7 @@ def _type_name(annotation: Any) -> str:
             f"{sign} {getattr(m, k)}"
             for m in marks
             for k, sign in signs.items()
-            # what is as large as that is no limit that anyone would meet
+            # what is as large as that is not a limit that anyone would meet
             if getattr(m, k) is not None and getattr(m, k) < 2**31
         ]
         return " ".join([_type_name(inner[0]), *limits])

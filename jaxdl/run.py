@@ -111,7 +111,7 @@ def _check_step(step: int) -> None:
 def _train_with_rollback(
     session: Session, state: TrainState, extra: dict[str, Any]
 ) -> tuple[TrainState, dict[str, Any]]:
-    """`train`, gone back to older weights where it diverges, as often as the config allows."""
+    """Train; after divergence return to an older checkpoint, at most `gradient.rollback` times."""
     while True:
         try:
             return train(session, state, extra)
@@ -128,7 +128,7 @@ def _train_with_rollback(
 def train(
     session: Session, state: TrainState, extra: dict[str, Any]
 ) -> tuple[TrainState, dict[str, Any]]:
-    """Step to the end, or until early stopping: the state, and what the manifest should know.
+    """Train to the end or until early stopping. Returns the state and entries for the manifest.
 
     Raises:
         Interrupted: a signal came; the state is saved.
@@ -182,7 +182,7 @@ def train(
 
 
 def interrupted(session: Session, stop: Stop, t: int) -> Exception:
-    """What ends a run that a signal stopped after step t."""
+    """The exception that ends a run which a signal stopped after step t."""
     unsaved = session.checkpoints.unsaved()
     return UserError(unsaved) if unsaved else Interrupted(stop.caught, t)
 
@@ -287,7 +287,7 @@ def _keep_predictions(
 
 
 def run_metadata(plan: Plan, config: Config) -> dict[str, Any]:
-    """What the manifest knows before training."""
+    """Entries of the manifest that are known before training."""
     train_split = plan.splits["train"]
     return {
         "precision": str(plan.parts.one("precision", plan.to_steps)().dtype),

@@ -1,4 +1,4 @@
-"""A plan at work in a run directory: its state, its batches, its journal, its checkpoints."""
+"""One training run: its state, data, metric log and checkpoints."""
 
 import contextlib
 import dataclasses
@@ -38,7 +38,7 @@ ROLLED_BACK = "train/rolled_back_to"
 
 @dataclasses.dataclass
 class Session:
-    """A plan at work in a run directory."""
+    """One training run in a run directory."""
 
     config: Config
     plan: Plan
@@ -83,7 +83,7 @@ class Session:
     def train_log(
         self, begun: int, extra: Mapping[str, Any], waited: Callable[[], float]
     ) -> TrainLog:
-        """What shows and writes down how training goes.
+        """The training log, which shows progress and writes averaged metrics.
 
         Args:
             begun: steps done.
@@ -119,7 +119,7 @@ class Session:
         return step_chunks(start, plan.steps, config.steps_per_execution, due)
 
     def batches(self, start: int) -> Batches:
-        """What the program is called with, from step `start` to the end of the run."""
+        """Batches for the program, from step `start` to the end of the run."""
         plan, config = self.plan, self.config
         if config.steps_per_execution == 1:
             return training_batches(config, plan, start, plan.steps)
@@ -131,7 +131,7 @@ class Session:
         )
 
     def program(self, step: Step) -> tuple[Callable[..., Any], PyTree]:
-        """What a step becomes, one or several in a call, and the shapes of what it is called with.
+        """The program of a step, or of several in one call, and the shapes of its batches.
 
         Raises:
             UserError: the examples are not in memory, and several steps need them on the device.
@@ -187,7 +187,7 @@ class Session:
         return self.journal.series(self.config.evaluation.monitor)
 
     def owes_evaluation(self, step: int) -> bool:
-        """Whether this step's evaluation is due and was not made: a signal came in its middle."""
+        """True if this step's evaluation is due and was interrupted by a signal."""
         n = max(1, self.plan.to_steps(self.config.evaluation.every))
         due = step and (step % n == 0 or step == self.plan.steps)
         if not (due and "validation" in self.plan.splits):
@@ -196,7 +196,7 @@ class Session:
         return not any(key.startswith("validation/") for key in made)
 
     def lines(self) -> list[dict[str, Any]]:
-        """What was measured so far."""
+        """Lines of the metric log so far."""
         return self.journal.lines
 
     def rollback_candidates(self, trouble: Diverged) -> list[int]:
@@ -211,7 +211,7 @@ class Session:
         return [s for s in self.checkpoints.steps() if s <= newest and s % period == 0]
 
     def rollback_state(self, trouble: Diverged) -> TrainState | None:
-        """The state to go on from after a trouble: older weights, at the step where it ended.
+        """State to resume from after divergence: an older checkpoint's weights at the current step.
 
         They are those of the newest sound checkpoint from before it, so training goes on with the
         batches after those that were skipped. Where that one led to nothing but another trouble,
@@ -232,11 +232,11 @@ class Session:
         return None
 
     def first_nonfinite(self, state: TrainState, step: int) -> str | None:
-        """What was not finite when this state took its step number `step`, in words."""
+        """The first value that was not finite when this state took step `step`, in words."""
         return first_nonfinite(self.config, self.plan, state, step)
 
     def has_stopped(self) -> bool:
-        """Whether early stopping has had enough."""
+        """True if early stopping ends the run."""
         early, values = self.config.early_stopping, [v for _, v in self.history()]
         return early is not None and stopping.should_stop(
             values,
@@ -246,7 +246,7 @@ class Session:
         )
 
     def has_improved(self) -> bool:
-        """Whether the last evaluation is the best so far."""
+        """True if the last evaluation is the best so far."""
         values = [v for _, v in self.history()]
         best = stopping.best(values, self.config.evaluation.mode)
         return best is not None and best == len(values) - 1

@@ -55,7 +55,7 @@ class MultiStepBatch(NamedTuple):
 
 
 class Aux(NamedTuple):
-    """What a loss hands back besides its value."""
+    """Auxiliary outputs of a loss."""
 
     variables: PyTree
     """Carried from step to step, never differentiated: batch statistics, teachers, queues."""
@@ -67,7 +67,7 @@ class Aux(NamedTuple):
 
 
 class Objective(NamedTuple):
-    """What is minimised: a tuple of pure functions, composed by plain functions."""
+    """An objective to minimise: a tuple of pure functions, composed by plain functions."""
 
     init: Callable[[Array, Batch], tuple[PyTree, PyTree]]
     """(key, batch) -> (params, variables)"""

@@ -14,7 +14,7 @@ _UNWRITABLE = re.compile("[\0\ud800-\udfff]")  # not in file names, and not in U
 
 
 def parse(text: str) -> Any:
-    """What JSON says; `ValueError` where it is none, or its numbers or depths are absurd."""
+    """Parse JSON; `ValueError` where it is not JSON, or is nested too deeply."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -39,6 +39,6 @@ def check_plain(tree: Any, root: str) -> None:
         elif isinstance(value, list | tuple):
             queue += [(f"{path}.{i}", inner, depth + 1) for i, inner in enumerate(value)]
         elif isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{path}: {value} is no finite number")
+            raise UserError(f"{path}: {value} is not a finite number")
         elif isinstance(value, str) and _UNWRITABLE.search(value):
             raise UserError(f"{path}: '{value}' holds a character that is not of any text")

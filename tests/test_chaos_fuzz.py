@@ -53,11 +53,11 @@ def test_the_watch_tells_a_proper_answer_from_others(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"\xff\xfe{", "is no text"),
+        (b"\xff\xfe{", "is not text"),
         (b'{"seed": ' + b"[" * 50_000 + b"]" * 50_000 + b"}", "too many brackets"),
         (b'{"seed": ' + b"9" * 9999 + b"}", "not JSON"),
-        (b'{"model": {"name": "cnn", "args": {"widths": [NaN]}}}', "nan is no finite number"),
-        (b'{"model": {"name": "cnn", "args": {"drop_rate": 1e999}}}', "inf is no finite number"),
+        (b'{"model": {"name": "cnn", "args": {"widths": [NaN]}}}', "nan is not a finite number"),
+        (b'{"model": {"name": "cnn", "args": {"drop_rate": 1e999}}}', "inf is not a finite number"),
         (b'{"init_from": "a\\u0000b"}', "not of any text"),
         (b'{"imports": ["\\ud800"]}', "not of any text"),
         (b'{"seed": 4294967296}', "config.seed: expected `int` <= 4294967295"),

@@ -55,7 +55,7 @@ def refused(capsys, *arguments):
             "model 'cnn' takes no argument 'widht': did you mean 'widths'",
         ),
         (["--config.optimizer.learning_rate=-1"], "'learning_rate': expected `float` > 0.0"),
-        (["--config.schedule.warmup=soon"], "'soon' is no duration"),
+        (["--config.schedule.warmup=soon"], "'soon' is not a duration"),
         (["--config.duration=0 epochs"], "less than one step"),
         (["--config.data.test=tset"], "'tset'"),
         (["--config.data.train=train[:0]"], "train[:0]"),

@@ -294,8 +294,8 @@ def test_frozen_leaves_are_no_trouble():
     [
         ("clip_norm", {"limit": 0}, "limit"),
         ("clip_value", {"limit": -1.0}, "limit"),
-        ("adaptive_clip", {"exclude": "("}, "exclude='\\(' is no regular expression"),
-        ("centralize", {"leaves": "kernel["}, "leaves='kernel\\[' is no regular expression"),
+        ("adaptive_clip", {"exclude": "("}, "exclude='\\(' is not a regular expression"),
+        ("centralize", {"leaves": "kernel["}, "leaves='kernel\\[' is not a regular expression"),
         ("noise", {"gamma": -0.1}, "gamma"),
         ("noise", {"seed": -1}, "seed"),
         ("unit_norm", {"limit": 1.0}, "takes no argument 'limit'"),

@@ -140,7 +140,7 @@ def test_the_worse_half_is_left_behind_resumed_or_not(tmp_path, stops):
 @pytest.mark.parametrize(
     "grid, message",
     [
-        ({"seed": (1.0, 2.0)}, "seed is no argument of a part"),
+        ({"seed": (1.0, 2.0)}, "seed is not an argument of a part"),
         ({"optimizer.rate": (1.0,)}, "takes no argument 'rate'"),
         ({"optimizer.learning_rate": (-1.0,)}, "learning_rate"),
         ({"model.widths": (1.0,)}, "widths"),

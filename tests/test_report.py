@@ -391,7 +391,7 @@ def test_predictions_may_be_bare(tmp_path):
 def test_no_run_directory(tmp_path):
     with pytest.raises(UserError, match="no run directory"):
         write_report(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="is no run directory"):
+    with pytest.raises(UserError, match="is not a run directory"):
         write_report(tmp_path)
     with pytest.raises(UserError, match="has no config.json"):
         read.read_config(tmp_path)

@@ -204,7 +204,7 @@ def test_before_anything_was_measured(tmp_path):
     assert {r["cells"][2] for r in content(workdir)["members"]["rows"]} == {"unknown"}
     shutil.rmtree(workdir / "members")
     seen = Page(write_report(workdir))
-    assert "6 of 6 members left no directory. There is no member to show." in seen.text
+    assert "6 of 6 members left no directory. There are no members to show." in seen.text
     assert seen.named("table") == []
 
 

@@ -60,7 +60,7 @@ def test_splits_mean_what_they_mean_to_tfds(split, n):
 def test_a_wrong_split_is_told():
     for split, message in [
         ("trian", "unknown split 'trian': did you mean 'train'?"),
-        ("train[oops]", r"'train\[oops\]' is no split: write 'name'"),
+        ("train[oops]", r"'train\[oops\]' is not a split: write 'name'"),
         ("train[:500]", r"500 lies outside the 9 examples"),
     ]:
         with pytest.raises(UserError, match=message):
@@ -185,7 +185,7 @@ def test_a_folder_with_splits(tmp_path):
     with pytest.raises(UserError, match="unknown split 'tset'"):
         opened("folder", "tset", path=str(tmp_path))
     paint(tmp_path / "validation" / "beee" / "0.png", 0)
-    with pytest.raises(UserError, match="beee' is no class of the training images.*'bee'"):
+    with pytest.raises(UserError, match="beee' is not a class of the training images.*'bee'"):
         opened("folder", "validation", path=str(tmp_path))
 
 
@@ -249,7 +249,7 @@ def test_npz_in_three_layouts(tmp_path):
     (tmp_path / "text.npz").write_text("no archive")
     for path, message in [
         ("none.npz", "no .npz file at"),
-        ("text.npz", "text.npz is no .npz file"),
+        ("text.npz", "text.npz is not an .npz file"),
         ("each", "unknown split 'all': choices: test, train"),
     ]:
         with pytest.raises(UserError, match=message):

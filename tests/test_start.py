@@ -43,7 +43,7 @@ def assert_same(found, expected):
 
 
 def programs():
-    """What parameters are made of, and what is no function of bits and numbers alone."""
+    """What parameters are made of, and what is not a function of bits and numbers alone."""
     init = nn.initializers
     shape = (70, 1000)  # of two stretches
     return {

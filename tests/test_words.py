@@ -60,8 +60,7 @@ def names_in(tree):
         elif isinstance(node, ast.keyword) and node.arg:
             yield node.arg
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if re.fullmatch(r"\w+", node.value):
-                yield node.value
+            yield from re.findall(r"^\w+$", node.value)
 
 
 @pytest.mark.parametrize("file", FILES, ids=IDS)

@@ -1,4 +1,4 @@
-"""What augmentations share: the ranges of their arguments, bytes only, a choice per example."""
+"""Pieces shared by augmentations: argument ranges, byte images only, one choice per example."""
 
 from typing import Annotated, Literal
 

@@ -62,7 +62,7 @@ def domain_policy(
     domain: Literal["photographs", "characters", "medical", "aerial"] = "photographs",
     strength: Literal["light", "standard", "strong"] = "standard",
 ) -> Batch:
-    """What may change in pictures of a domain, by strength (https://arxiv.org/abs/2106.10270).
+    """Augmentations suited to images of one domain, by strength (https://arxiv.org/abs/2106.10270).
 
     Args:
         domain: photographs of things; characters and drawings, which are not mirrored; medical

@@ -1,4 +1,4 @@
-"""What a process on CPU asks of malloc: keep the memory of a step for the next one.
+"""Settings of malloc for processes on CPU: keep the memory of one step for the next.
 
 XLA takes a step's temporaries from malloc and gives them back at its end. glibc then returns them
 to the kernel, and the next step pays for every page anew: tens of thousands of page faults.

@@ -1,4 +1,4 @@
-"""This process's line to the others of a run: what all get to know, and who is gone.
+"""Client of the control plane: gather values across processes, learn which process is lost.
 
 JAX ends a program with SIGABRT minutes after it lost a process, and names none. Here the others
 learn of it as soon as the connection breaks, say who it was, and leave with a status that a
@@ -39,7 +39,7 @@ def on(name: str, handler: Callable[[Any], None]) -> None:
 
 
 class Client:
-    """A connection to the desk of process 0, which process 0 keeps too.
+    """A connection to the coordinator on process 0; process 0 holds one too.
 
     Args:
         host: of process 0.
@@ -71,7 +71,7 @@ class Client:
         """
         self.send("start", dict(metadata))
         try:
-            # The desk knows who is missing, so it speaks first.
+            # The coordinator knows which processes are missing, so it answers first.
             answer = self._given["start"].get(timeout=self._timeout + GRACE)
         except queue.Empty:
             answer = "process 0 does not answer: is another program listening there?"
@@ -81,16 +81,16 @@ class Client:
         return answer
 
     def send(self, name: str, value: Any) -> None:
-        """Say something, and go on."""
+        """Send a message without waiting for an answer."""
         self._write([name, value])
 
     def gather(self, name: str, value: Any) -> list[Any]:
-        """What all processes gave under this name, by process; waits for them."""
+        """Gather a value from all processes, ordered by process; blocks until all have sent one."""
         self.send(name, value)
         return self._given[name].get()
 
     def leave(self) -> None:
-        """Come to the end together with all others."""
+        """Barrier at the end of a run: return when all processes have reached it."""
         self.gather("end", None)
         self._close()
 

@@ -1,4 +1,4 @@
-"""The desk that process 0 keeps for all processes of a run: it collects, passes on, and notices.
+"""Control-plane server on process 0: gathers values, relays notices, detects lost processes.
 
 Every process, 0 among them, holds one TCP connection to it. A message is a line of JSON,
 [name, value]. What all processes give under one name goes back to all as a list, by process; the
@@ -17,7 +17,7 @@ LONGEST = 2**20  # bytes of a message
 
 
 class Coordinator:
-    """Serves the processes of one run; its state belongs to the thread that `keep`s it.
+    """Serves the processes of one run; its state belongs to the thread that runs `serve`.
 
     Args:
         processes: how many there are to be.
@@ -35,7 +35,7 @@ class Coordinator:
 
     @property
     def connected(self) -> int:
-        """How many processes are there, this one among them."""
+        """Number of connected processes, this one included."""
         return len(self._writers)
 
     def serve(self, listening: socket.socket) -> None:
@@ -122,7 +122,7 @@ class Coordinator:
 
 
 def differences(names: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> str | None:
-    """What processes have otherwise than process 0, in one line; None where all agree."""
+    """One line that names where processes differ from process 0; None where all agree."""
     found = []
     for name, own in zip(names[1:], metadata[1:], strict=True):
         keys = sorted(k for k in metadata[0] | own if metadata[0].get(k) != own.get(k))

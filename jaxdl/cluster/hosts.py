@@ -25,7 +25,7 @@ _meeting: Client | None = None  # until all are there
 
 
 class Place(NamedTuple):
-    """Where a process stands among those of a run."""
+    """Rank of a process within a run, and the address of process 0."""
 
     host: str
     """of process 0"""
@@ -36,12 +36,12 @@ class Place(NamedTuple):
 
 
 def several() -> bool:
-    """Whether this process is one of several."""
+    """True if this process is one of several."""
     return _client is not None
 
 
 def leads() -> bool:
-    """Whether this process is the one that prints and writes files."""
+    """True for the process that prints and writes files."""
     return _client is None or _client.process == 0
 
 
@@ -56,7 +56,7 @@ def send(notice: str, value: Any) -> None:
 
 
 def gather(name: str, value: Any) -> list[Any]:
-    """What all processes gave under this name, by process; waits for them. It must be JSON."""
+    """Gather a JSON value from all processes, ordered by process; waits for all of them."""
     return _client.gather(name, value) if _client else [value]
 
 
@@ -72,7 +72,7 @@ def exit(status: int) -> None:
 def find_place(
     coordinator: str | None, processes: int | None, process: int | None, timeout: float
 ) -> Place:
-    """Where this process stands: what is given here, else what the cluster says.
+    """Find this process's rank: from the arguments, else from the cluster's environment.
 
     Args:
         coordinator: 'HOST:PORT'; or the environment's JAX_COORDINATOR_ADDRESS.

@@ -34,7 +34,7 @@ class Stopping(Exception):
 
 
 class Stop:
-    """Whether a run was asked to stop, and where.
+    """A request to stop a run, and the step at which all processes honour it.
 
     A place is where `reached` is called: after a step, between two batches of an evaluation.
     Processes count them alike. Before `begin` and after `end` nothing can be lost, and a signal
@@ -68,7 +68,7 @@ class Stop:
             self._passed = None
 
     def reached(self) -> bool:
-        """Whether to stop here."""
+        """True at the step at which to stop."""
         self.heartbeat()
         with self._settled():
             self._passed += 1

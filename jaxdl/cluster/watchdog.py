@@ -18,7 +18,7 @@ HANGS = 74  # EX_IOERR of sysexits.h
 
 @contextlib.contextmanager
 def watchdog(seconds: float, name: str = "") -> Iterator[Callable[[], None]]:
-    """Gives a function that, once it was called, is to be called again within so many seconds.
+    """Yield a heartbeat; if it is not called again within `seconds`, dump stacks and exit 74.
 
     Where it is not, the stacks of all threads go to stderr and the program ends with status 74.
 

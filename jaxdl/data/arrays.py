@@ -112,7 +112,7 @@ def _keys(file: Path) -> list[str]:
         with np.load(file) as stored:
             return list(stored.files)
     except _BROKEN as error:
-        raise UserError(f"{file} is no .npz file: {error}") from error
+        raise UserError(f"{file} is not an .npz file: {error}") from error
 
 
 def _read(file: Path, key: str) -> np.ndarray:

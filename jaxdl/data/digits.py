@@ -19,7 +19,7 @@ _SHARES = {"train": (0.0, 0.7), "validation": (0.7, 0.8), "test": (0.8, 1.0)}
 
 
 def split_indices(label: np.ndarray) -> dict[str, np.ndarray]:
-    """Which images belong to which split: 70%, 10% and 20% of every class, in file order."""
+    """Indices of each split: 70%, 10% and 20% of every class, in file order."""
     parts: dict[str, list[np.ndarray]] = {name: [] for name in _SHARES}
     for k in np.unique(label):
         of_class = np.flatnonzero(label == k)

@@ -47,7 +47,7 @@ def folder(
     image_size: Side | None = None,
     channels: Literal[1, 3] = 3,
 ) -> Source:
-    """Images in `path/<split>/<class>/`, or in `path/<class>/` where there is no `path/train`.
+    """Images in `path/<split>/<class>/`, or in `path/<class>/` where `path/train` does not exist.
 
     In the second case the one split is `all`, to be sliced: `all[:80%]`, `all[80%:]`. The files of
     a split stand in an order that is shuffled once, the same for the same file names, so that a
@@ -81,7 +81,7 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _files(directory: Path) -> Iterator[Path]:
-    """What is below it and no folder; links to folders are not followed."""
+    """Files below a directory; links to directories are not followed."""
     for place, _, names_here in os.walk(directory):
         yield from (Path(place, name) for name in names_here)
 
@@ -92,7 +92,7 @@ def _examples(root: Path, class_names: tuple[str, ...]) -> list[tuple[Path, int]
     for directory in _folders(root):
         if directory.name not in class_names:
             hint = choices(directory.name, class_names)
-            raise UserError(f"'{directory}' is no class of the training images: {hint}")
+            raise UserError(f"'{directory}' is not a class of the training images: {hint}")
         files = sorted(f for f in _files(directory) if f.suffix.lower() in _SUFFIXES)
         if not files:
             raise UserError(f"'{directory}' holds no image ({' '.join(_SUFFIXES)})")

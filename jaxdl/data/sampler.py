@@ -52,7 +52,7 @@ def _epoch(seed: int, epoch: int, n: int) -> np.ndarray:
 
 
 def train_indices(seed: int, t: int, *, n: int, batch_size: int) -> np.ndarray:
-    """Which examples make up training batch `t` of the sampler `shuffle`.
+    """Indices of the examples of training batch `t` of the sampler `shuffle`.
 
     The stream is one permutation after another, and batches are cut from it without regard to
     where an epoch ends: every example comes once an epoch, none is dropped, all batches are full.

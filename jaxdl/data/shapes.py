@@ -68,7 +68,7 @@ def _draw(
 
 
 def _inside(kind: int, y: np.ndarray, x: np.ndarray, radius: float, angle: float) -> np.ndarray:
-    """Whether points lie in a shape about the origin that a circle of `radius` encloses."""
+    """True where points lie inside a shape about the origin that a circle of `radius` encloses."""
     if CLASSES[kind] == "disc":
         return np.hypot(y, x) <= radius
     # A regular polygon of n sides: the n half-planes  u_i . (x, y) <= r cos(pi / n)

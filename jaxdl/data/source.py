@@ -1,4 +1,4 @@
-"""Where examples come from: records that are read by number, and what their labels mean."""
+"""Sources of examples: records read by number, and the meaning of their labels."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence

@@ -46,7 +46,7 @@ class Split:
 
     @property
     def in_memory(self) -> bool:
-        """Whether all examples are held decoded; if not, they are read whenever needed."""
+        """True if all examples are held decoded; otherwise they are read when needed."""
         return self.arrays is not None
 
     @property
@@ -214,7 +214,7 @@ def _dtype(name: str, array: np.ndarray) -> np.dtype:
 
 
 def _has_classes(spec: Mapping[str, jax.ShapeDtypeStruct]) -> bool:
-    """Whether there are labels that are numbers of classes: one an example, or one a pixel."""
+    """True if labels are class numbers: one per example, or one per pixel."""
     return "label" in spec and len(spec["label"].shape) != 1 and spec["label"].dtype == np.int32
 
 

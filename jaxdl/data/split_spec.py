@@ -43,7 +43,7 @@ def _term(term: str, sizes: Mapping[str, int]) -> tuple[str, int, int]:
     match = _SPLIT.fullmatch(term)
     if not match or "[:]" in term:
         raise UserError(
-            f"'{term}' is no split: write 'name', 'name[10%:80%]', 'name[:500]' or 'name[-100:]'"
+            f"'{term}' is not a split: write 'name', 'name[10%:80%]', 'name[:500]' or 'name[-100:]'"
         )
     name, *bounds = match.groups()
     if name not in sizes:
@@ -64,7 +64,7 @@ def _position(bound: str | None, default: int, n: int, term: str) -> int:
             raise UserError(f"split '{term}': {bound} is more than there is")
         position = round(percent * n / 100.0)
     elif "." in bound:
-        raise UserError(f"split '{term}': {bound} is no whole number of examples")
+        raise UserError(f"split '{term}': {bound} is not a whole number of examples")
     else:
         position = int(bound)
     if abs(position) > n:

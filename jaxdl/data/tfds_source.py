@@ -132,7 +132,7 @@ def _labels(builder: Any, split: str, label: str) -> np.ndarray:
 
 
 def _stacks(name: str, feature: Any) -> bool:
-    """Whether examples of a feature are arrays of one shape (images may be made so)."""
+    """True if examples of a feature have one shape (images may be resized to one)."""
     if not isinstance(feature.shape, tuple) or np.dtype(feature.np_dtype).kind not in "biuf":
         return False
     return name in ("image", _MASK) or None not in feature.shape
@@ -171,7 +171,7 @@ def hush() -> None:
 
 
 def worth_saying(record: logging.LogRecord) -> bool:
-    """Whether a line of a log is for the user."""
+    """True for log lines that a user should see."""
     return not str(record.msg).startswith("OpenCV is not installed")
 
 
@@ -182,6 +182,6 @@ def _names_in(root: Path) -> list[str]:
 
 
 def _reason(error: Exception) -> str:
-    """What TFDS says, without the arguments it repeats and the lists it appends."""
+    """Message of a TFDS error, without the arguments it repeats and the lists it appends."""
     first = str(error).splitlines()[0]
     return re.sub(r"^Failed to construct .*?}\": |\. Here are .*", "", first)

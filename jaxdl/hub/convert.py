@@ -20,7 +20,7 @@ from jaxdl.types import PyTree
 
 
 class Layout(NamedTuple):
-    """How the axes of a tensor lie on the other side."""
+    """Conversion between our axis order of a tensor and the publisher's."""
 
     to_theirs: Callable[[np.ndarray], np.ndarray]
     to_ours: Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
@@ -64,7 +64,7 @@ def flattened(height: int, width: int) -> Layout:
 
 
 class Convention(NamedTuple):
-    """How a framework calls the tensors of a layer, and how they lie by rank."""
+    """A framework's names for the tensors of a layer, and their axis orders by rank."""
 
     leaves: Mapping[str, str]
     layouts: Mapping[int, Layout]
@@ -173,7 +173,7 @@ def namings(model: str, publisher: str | None = None) -> dict[str, Naming]:
 
 
 class Place(NamedTuple):
-    """Where one tensor of ours lies on the other side."""
+    """One tensor of ours and its counterpart on the publisher's side."""
 
     ours: str
     index: int | None  # of the block, where ours is stacked

@@ -1,4 +1,4 @@
-"""Where weights come from: a file here, the Hugging Face hub, or an address; kept once fetched."""
+"""Sources of weights: a local file, the Hugging Face hub, or a URL; cached once fetched."""
 
 import hashlib
 import os
@@ -22,7 +22,7 @@ def fetch(source: str | Path) -> Path:
             `resnet50-0676ba61.pth` the digits are the beginning of its SHA-256, and are checked.
 
     Raises:
-        UserError: there is no such thing, or it cannot be reached.
+        UserError: the source does not exist or cannot be reached.
     """
     text = str(source)
     if re.match(r"https?://", text):
@@ -43,7 +43,7 @@ _SUFFIXES = {".safetensors", ".pth", ".pt", ".th", ".bin", ".npz"}
 
 
 def cache_directory() -> Path:
-    """Where addresses are kept: $JAXDL_CACHE, or jaxdl in the user's cache directory."""
+    """Cache directory for URLs: $JAXDL_CACHE, or jaxdl in the user's cache directory."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("JAXDL_CACHE") or Path(home) / "jaxdl") / "weights"
 

@@ -70,7 +70,7 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
         Name to array, contiguous, each in the dtype of the file (bfloat16 as `jax.numpy.bfloat16`).
         Of a PyTorch checkpoint these are the tensors under 'state_dict', 'model',
         'model_state_dict' or 'state_dict_ema', the first that has any, or else at its top, without
-        the prefix 'module.' of DataParallel; what is no tensor is left out.
+        the prefix 'module.' of DataParallel; entries that are not tensors are left out.
 
     Raises:
         UserError: in one line the file and what is wrong with it. A file that asks for more than
@@ -111,7 +111,7 @@ def _format(head: bytes, suffix: str) -> Format:
         if head.startswith(known.magic, known.offset):
             return known
     expected = [f.title for f in FORMATS if suffix in f.suffixes] or ["safetensors, PyTorch or npz"]
-    raise UserError(f"is no {expected[0]} file: it begins with {head[:24]!r}")
+    raise UserError(f"is not a {expected[0]} file: it begins with {head[:24]!r}")
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:

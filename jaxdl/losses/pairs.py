@@ -1,4 +1,4 @@
-"""What losses of embeddings share: which examples of a batch pair up, and how far they are."""
+"""Pieces shared by losses of embeddings: pairs of examples in a batch, and their distances."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What the confusion matrix of a whole split says: precision, recall, F1 and agreement.
+"""Metrics of the confusion matrix of a whole split: precision, recall, F1 and agreement.
 
 Evaluation: from precision, recall and F-measure to ROC, informedness, markedness and correlation.
 Powers 2011. https://arxiv.org/abs/2010.16061
@@ -51,12 +51,12 @@ def averaged(
 
 
 def precision_of(matrix: np.ndarray, count: np.ndarray, average: Average = "macro") -> float:
-    """Share of what was predicted of a class that is of it."""
+    """Of the examples predicted as a class, the fraction that belong to it."""
     return averaged(np.diag(matrix), matrix.sum(axis=0), matrix, average)
 
 
 def recall_of(matrix: np.ndarray, count: np.ndarray, average: Average = "macro") -> float:
-    """Share of what is of a class that was predicted so."""
+    """Of a class's examples, the fraction predicted as it."""
     return averaged(np.diag(matrix), matrix.sum(axis=1), matrix, average)
 
 

@@ -16,7 +16,7 @@ from jaxdl.errors import UserError
 
 
 class Moments(NamedTuple):
-    """What is known of n vectors, such that two sets can be merged."""
+    """Mergeable statistics of n vectors: count, mean and scatter."""
 
     count: int
     mean: np.ndarray

@@ -1,4 +1,4 @@
-"""How well scores rank the examples of a class before all others, exact over a whole split.
+"""Ranking metrics of a class's scores, exact over a whole split.
 
 The Meaning and Use of the Area under a Receiver Operating Characteristic Curve. Hanley, McNeil
 1982. https://doi.org/10.1148/radiology.143.1.7063747

@@ -1,4 +1,4 @@
-"""How well features tell classes apart: by the neighbours of each example.
+"""Retrieval metrics of features: classes of each example's nearest neighbours.
 
 Hyperspherical or not, what matters is who is near: In Defense of the Triplet Loss for Person
 Re-Identification. Hermans, Beyer, Leibe 2017. https://arxiv.org/abs/1703.07737

@@ -1,4 +1,4 @@
-"""What a model wrote against what it should have written: BLEU and ROUGE.
+"""Metrics of generated text against references: BLEU and ROUGE.
 
 BLEU: a Method for Automatic Evaluation of Machine Translation. Papineni, Roukos, Ward, Zhu 2002.
 https://aclanthology.org/P02-1040/

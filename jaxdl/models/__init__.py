@@ -26,7 +26,7 @@ def usual_classes(name: str) -> int:
 def input_specs(
     model: nn.Module, shape: Sequence[int], batch_size: int = 1
 ) -> tuple[jax.ShapeDtypeStruct, ...]:
-    """What a model is called with: float32 images (h, w, c), or int32 tokens (t,) an input."""
+    """Shapes of a model's inputs: float32 images (h, w, c), or int32 tokens (t,)."""
     dtype = jnp.int32 if len(shape) == 1 else jnp.float32
     inputs = getattr(model, "inputs", ("image",))
     return tuple(jax.ShapeDtypeStruct((batch_size, *shape), dtype) for _ in inputs)

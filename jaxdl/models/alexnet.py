@@ -33,7 +33,7 @@ POOLED = (1, 2, 5)  # the layers after which maps shrink
 
 
 class Variant(NamedTuple):
-    """What the two forms do not share."""
+    """Differences between the two forms."""
 
     features: tuple[int, ...]
     groups: tuple[int, ...]

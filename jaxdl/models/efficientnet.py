@@ -118,7 +118,7 @@ class EfficientNet(nn.Module):
 
 
 class Scale(NamedTuple):
-    """How far a network is from EfficientNet-B0.
+    """Scaling of a network relative to EfficientNet-B0.
 
     Attributes:
         width: multiplies the features of every stage.

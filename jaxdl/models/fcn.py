@@ -111,7 +111,7 @@ def fcn(
     pool: Pool = max_pool,
     drop_rate: Rate = 0.5,
 ) -> Segmenter:
-    """A fully convolutional VGG-16; where there is no norm, its convolutions have a bias."""
+    """A fully convolutional VGG-16; where the network has no norm, its convolutions have a bias."""
     layers = Layers(conv, norm or no_norm, activation)
     backbone = FCN(skips, width, hidden, drop_rate, layers, norm is None, pool)
     return Segmenter(backbone, FCNHead(num_classes, drop_rate))

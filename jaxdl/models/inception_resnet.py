@@ -45,7 +45,7 @@ SCALES = (0.17, 0.10, 0.20)
 
 
 class Design(NamedTuple):
-    """What tells the two networks apart, besides the depths.
+    """Differences between the two networks, besides the depths.
 
     Attributes:
         stem: pooling -> steps, 299x299 to 35x35.

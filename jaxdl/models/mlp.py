@@ -47,6 +47,6 @@ def mlp(
 ) -> Classifier:
     """A multilayer perceptron: flatten, dense + activation for each width, logits.
 
-    Where there is no norm, the dense layers have a bias.
+    Where the network has no norm, the dense layers have a bias.
     """
     return Classifier(MLP(widths, drop_rate, activation, norm), Head(num_classes))

@@ -76,7 +76,7 @@ class Stack(nn.Module):
 
 
 class Encoder(nn.Module):
-    """What a sequence says, in one vector: (b, t) -> (b, d).
+    """Encoder of a sequence into one vector: (b, t) -> (b, d).
 
     Attributes:
         embed: tokens to vectors.
@@ -156,7 +156,7 @@ class LanguageModel(nn.Module):
     unit = "token"
 
     def features(self, *inputs: Array, train: bool = False) -> Array:
-        """What the head reads: (b, t, d)."""
+        """Input of the head: (b, t, d)."""
         return self.backbone(*inputs, train=train)
 
     def outputs(self, *inputs: Array, train: bool = False) -> dict[str, Array]:

@@ -103,7 +103,7 @@ def unet(
     pool: Pool = max_pool,
     drop_rate: Rate = 0.5,
 ) -> Segmenter:
-    """U-Net; where there is no norm, its convolutions have a bias."""
+    """U-Net; where the network has no norm, its convolutions have a bias."""
     layers = Layers(conv, norm or no_norm, activation)
     backbone = UNet(width, depth, padding, drop_rate, layers, norm is None, pool)
     return Segmenter(backbone, MapHead(num_classes))

@@ -121,7 +121,7 @@ def vgg(
 ) -> Classifier:
     """VGG; with `convolutional`, dense layers are convolutions and logits (b, h', w', k).
 
-    Where there is no norm, the convolutions have a bias.
+    Where the network has no norm, the convolutions have a bias.
     """
     layers = Layers(conv, norm or no_norm, activation)
     backbone = VGG(

@@ -27,7 +27,7 @@ Attend = Literal["plain", "flash"]
 def attention_weights(
     query: Array, key: Array, mask: Array | None = None, bias: Array | None = None
 ) -> Array:
-    """How much each query reads of each key: (b, t, n, h), (b, s, n, h) -> (b, n, t, s).
+    """Attention weights of each query over keys: (b, t, n, h), (b, s, n, h) -> (b, n, t, s).
 
     Args:
         query: n heads of h numbers at t places.

@@ -41,7 +41,7 @@ target = jax.make_user_context(None)
 
 
 def backend() -> str:
-    """Where the program will run, asked while it is traced; a test may replace it."""
+    """Platform on which the traced program will run; a test may replace it."""
     return target.value or jax.default_backend()
 
 

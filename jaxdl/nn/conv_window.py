@@ -87,13 +87,13 @@ def pad(x: Array, windows: Windows, value: float = 0.0) -> Array:
 
 
 def shifts(x: Array, window: Window, axis: int) -> list[Array]:
-    """What each tap of one axis reads of a padded map: `size` arrays, `out` long on that axis."""
+    """Slices of a padded map for each tap of one axis: `size` arrays, `out` long on that axis."""
     span = (window.out - 1) * window.stride + 1
     starts = range(0, window.size * window.rate, window.rate)
     return [lax.slice_in_dim(x, i, i + span, window.stride, axis) for i in starts]
 
 
 def gather(x: Array, windows: Windows) -> list[Array]:
-    """What each tap of both axes reads of a padded map, row by row."""
+    """Slices of a padded map for each tap of both axes, row by row."""
     tall, wide = windows
     return [tap for row in shifts(x, tall, 1) for tap in shifts(row, wide, 2)]

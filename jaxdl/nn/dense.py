@@ -36,7 +36,7 @@ def dense(
     """A dense layer of the module around it, or the convolution that it is.
 
     Args:
-        x: (b, h, w, c), or (b, d) where there is no window.
+        x: (b, h, w, c), or (b, d) where x has no window.
         features: outputs.
         window: size of the map that the dense layer was made for; None is the dense layer itself.
         name: of the layer.

@@ -1,4 +1,4 @@
-"""What drops at random in training: numbers, channels, blocks of a map, whole residual branches.
+"""Dropout and its kin: numbers, channels, blocks of a map, whole residual branches.
 
 `rate` is the probability of dropping throughout, and the expectation is kept: what stays is scaled
 up in training, so that inference changes nothing. (In the notation of 2014 p is that of keeping.)

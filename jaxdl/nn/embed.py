@@ -1,4 +1,4 @@
-"""What turns images and tokens into the vectors (b, t, d) that a transformer reads."""
+"""Embeddings of images and tokens: the vectors (b, t, d) that a transformer reads."""
 
 import math
 

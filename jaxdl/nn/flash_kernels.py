@@ -24,7 +24,7 @@ from jaxdl.types import Array
 
 
 class Tile(NamedTuple):
-    """What a program holds of the logits at a time; powers of two."""
+    """Block of the logits that one program holds at a time; powers of two."""
 
     queries: int
     keys: int

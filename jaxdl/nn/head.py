@@ -56,7 +56,7 @@ class Classifier(nn.Module):
     unit = "example"
 
     def features(self, image: Array, train: bool = False) -> Array:
-        """What the head reads: (b, h, w, c) -> (b, h', w', c') or (b, d)."""
+        """Input of the head: (b, h, w, c) -> (b, h', w', c') or (b, d)."""
         return self.backbone(image, train)
 
     def outputs(self, image: Array, train: bool = False) -> dict[str, Array | tuple[Array, ...]]:

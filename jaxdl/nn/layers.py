@@ -1,4 +1,4 @@
-"""What a convolutional network may swap by name, and the unit most of them are made of."""
+"""Layers that a convolutional network may swap by name, and the unit most of them are made of."""
 
 import dataclasses
 from collections.abc import Callable

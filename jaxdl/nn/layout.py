@@ -1,4 +1,4 @@
-"""How the layers of this room are split over devices: as Megatron splits them.
+"""Tensor-parallel layout of this room's layers, as in Megatron.
 
 Megatron-LM: Training Multi-Billion Parameter Language Models Using Model Parallelism. Shoeybi,
 Patwary, Puri, LeGresley, Casper, Catanzaro 2019. https://arxiv.org/abs/1909.08053

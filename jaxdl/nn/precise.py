@@ -22,7 +22,7 @@ def cast_params(params: PyTree, dtype: jnp.dtype, float32: str | None = None) ->
             inside such a module belongs to it.
 
     Raises:
-        UserError: `float32` is no regular expression, or matches no module that has parameters.
+        UserError: `float32` is not a regular expression, or matches no module that has parameters.
     """
     if float32 is None:
         return tree.cast(params, dtype)
@@ -60,12 +60,12 @@ def precise(dtype: jnp.dtype, float32: str) -> Callable:
 
 
 def _within(pattern: str) -> Callable[[str], bool]:
-    """Whether a path is that of a module the pattern matches, or of something inside it."""
+    """True if a path is that of a module that the pattern matches, or lies inside one."""
     try:
         regex = re.compile(pattern)
     except re.error as error:
         raise UserError(
-            f"config.precision.float32='{pattern}' is no regular expression: {error}"
+            f"config.precision.float32='{pattern}' is not a regular expression: {error}"
         ) from error
 
     def belongs(path: str) -> bool:

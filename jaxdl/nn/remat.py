@@ -29,7 +29,7 @@ POLICIES = {"blocks": None, "products": _is_product}
 
 
 def is_block(module: nn.Module) -> bool:
-    """Whether a bound module is one of the blocks that a backbone is made of."""
+    """True for a bound module that is one of a backbone's blocks."""
     path = module.path
     inside = len(path) > 1 and path[0] == "backbone"
     return inside and (path[-1] == STACKED or len(path) == 2 and not hasattr(module, "has_blocks"))

@@ -1,4 +1,4 @@
-"""What objectives are made of: a model with the one cast at its boundary, and augmentation."""
+"""Building blocks of objectives: a model with the one cast at its boundary, and augmentation."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack

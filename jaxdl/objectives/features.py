@@ -1,4 +1,4 @@
-"""What objectives that look at features share: one vector an example, and which examples count."""
+"""Pieces shared by objectives on features: one vector per example, and a mask of examples."""
 
 import jax.numpy as jnp
 
@@ -19,7 +19,7 @@ def pool_features(outputs: dict[str, Array]) -> Array:
 
 
 def unmixed_mask(batch: Batch) -> Array:
-    """Which examples have one class, (b,) float32: 1, or 0 for padding and for true mixtures."""
+    """Mask of examples with one class, (b,) float32: 0 for padding and for true mixtures."""
     if "lam" not in batch:
         return mask_of(batch)
     return mask_of(batch) * (batch["lam"] == 1)

@@ -20,12 +20,12 @@ def matching(params: PyTree, match: str) -> dict[str, Array]:
     """The parameters whose whole path matches a regular expression, by path.
 
     Raises:
-        UserError: it is no regular expression, or it matches nothing.
+        UserError: it is not a regular expression, or it matches nothing.
     """
     try:
         mask = tree.flatten(tree.select(params, match))
     except re.error as error:
-        raise UserError(f"match='{match}' is no regular expression: {error}") from error
+        raise UserError(f"match='{match}' is not a regular expression: {error}") from error
     found = {name: x for name, x in tree.flatten(params).items() if mask[name]}
     if not found:
         raise UserError(f"match='{match}' matches no parameter: {choices(match, mask)}")

@@ -1,4 +1,4 @@
-"""How parameters move, given a gradient: Optax transformations and schedules of their size."""
+"""Optimizers: Optax transformations of a gradient, and learning-rate schedules."""
 
 from jaxdl.room import open_room
 

@@ -1,4 +1,4 @@
-"""What the builders of optimizers have in common: a learning rate, leaves by name, float32."""
+"""Pieces shared by builders of optimizers: a learning rate, leaves by name, float32."""
 
 import re
 from collections.abc import Callable
@@ -31,12 +31,12 @@ def chosen(argument: str, pattern: str, default: str | None = None) -> Callable[
             trained, for one.
 
     Raises:
-        UserError: the pattern is no regular expression, or one of the user's matches no leaf.
+        UserError: the pattern is not at a regular expression, or one of the user's matches no leaf.
     """
     try:
         re.compile(pattern)
     except re.error as error:
-        raise UserError(f"{argument}='{pattern}' is no regular expression: {error}") from error
+        raise UserError(f"{argument}='{pattern}' is not a regular expression: {error}") from error
 
     def mask(params: PyTree) -> PyTree:
         selected = tree.select(params, pattern)

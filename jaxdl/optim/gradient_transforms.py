@@ -1,4 +1,4 @@
-"""What is done to a gradient before the optimizer sees it: bounded, scaled, centred, disturbed.
+"""Transforms of a gradient before the optimizer: clipping, scaling, centring, noise.
 
 Each entry is an Optax transformation that maps a gradient to a gradient; a config lists them in the
 order in which they are applied. A gradient of zero comes through as zero (but for `noise`), and
@@ -178,7 +178,7 @@ def centralize(*, leaves: str = KERNELS, stacked: str = STACKED) -> optax.Gradie
 
 
 class Level(NamedTuple):
-    """Where the loss has been: its running mean and variance, () float32, and steps, () int32."""
+    """Running mean and variance of the loss, () float32, and steps, () int32."""
 
     mean: Array
     variance: Array
@@ -224,7 +224,7 @@ def skip_spikes(
 
 
 class Steps(NamedTuple):
-    """How many gradients have been disturbed: () int32."""
+    """Number of gradients that noise was added to: () int32."""
 
     count: Array
 

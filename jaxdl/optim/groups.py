@@ -1,4 +1,4 @@
-"""Which parameters move, and how fast: by path, and by depth.
+"""Parameter groups: freezing and learning-rate multipliers, by path and by depth.
 
 One learning rate is multiplied, leaf by leaf: discriminative rates and layer-wise decay are
 "Universal Language Model Fine-tuning for Text Classification", Howard, Ruder,
@@ -37,7 +37,7 @@ def layer_rates(params: PyTree, order: Sequence[str], decay: float) -> PyTree:
 
     A layer is a child of the backbone that has a kernel, together with the norms, tokens and
     positions that follow it; each of the blocks that are stacked along axis 0 is one, and their
-    factors differ along that axis. The head, and whatever is no part of the backbone, has 1.
+    factors differ along that axis. The head, and whatever is outside the backbone, has 1.
 
     Args:
         params: {'backbone', 'head', ...}.

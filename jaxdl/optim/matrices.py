@@ -1,4 +1,4 @@
-"""Which axes of a leaf are layers, inputs and outputs: what an optimizer of whole layers must know.
+"""Axes of a leaf that are layers, inputs and outputs: needed by optimizers of whole layers.
 
 A leaf of repeated blocks holds all of them along its first axis (`nn/stack.py`), and a kernel of an
 attention holds several matrices with their heads apart (`nn/attention.py`).
@@ -63,7 +63,7 @@ def split(x: Array, axes: Axes) -> Array:
 
 
 def join(x: Array, axes: Axes, shape: tuple[int, ...]) -> Array:
-    """What `split` was given, of the shape that it had."""
+    """Inverse of `split`: the leaf in its own shape."""
     order = (*axes.matrices, *(a for group in axes.groups for a in group))
     back = [order.index(a) for a in range(len(shape))]
     return x.reshape([shape[a] for a in order]).transpose(back)

@@ -56,7 +56,7 @@ def orthogonal(x: Array, iterations: int) -> Array:
 
 
 def length(inputs: int, outputs: int, scale: Scaling) -> float:
-    """What an orthogonal matrix is multiplied by, from its numbers of inputs and outputs."""
+    """Factor of an orthogonalised update, from its numbers of inputs and outputs."""
     if scale == "original":
         # sqrt(max(1, outputs / inputs))
         return max(1.0, outputs / inputs) ** 0.5

@@ -65,7 +65,7 @@ def reduce_on_plateau(
 
     def init(params: PyTree) -> tuple[PyTree, PyTree]:
         # Optax would keep means and scale in the type of the parameters, and begin with infinity,
-        # which is no better to begin with and looks like a mishap wherever a state is checked.
+        # which is not better to begin with and looks like a mishap wherever a state is checked.
         watched = watch.init(jnp.zeros((), jnp.float32))
         worst = jnp.asarray(jnp.finfo(jnp.float32).max, jnp.float32)
         return watched._replace(best_value=worst), inner.init(params)

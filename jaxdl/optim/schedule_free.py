@@ -31,7 +31,7 @@ Decay = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 
 
 class ScheduleFreeState(NamedTuple):
-    """What is kept beside y, which is the parameters."""
+    """State beside the parameters, which are y."""
 
     count: Array
     fraction: Array

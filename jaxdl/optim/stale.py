@@ -20,7 +20,7 @@ from jaxdl.types import Array, PyTree
 
 
 class StaleState(NamedTuple):
-    """What the workers are at: leaves have a leading axis, a worker a row."""
+    """Pending gradients, one row per simulated worker along a leading axis."""
 
     count: Array
     grads: PyTree

@@ -1,4 +1,4 @@
-"""What schedules have in common: a linear warm-up, and the step at which it is over.
+"""Linear warm-up shared by schedules, and the step at which it ends.
 
 A warm-up is min(1, (step + 1) / warmup): the first step already moves, and step `warmup - 1` is the
 first at the peak (steps counted from 1, as in https://arxiv.org/abs/1706.03762).

@@ -1,4 +1,4 @@
-"""What models cost, and how fast they are here: `jaxdl bench`.
+"""Benchmark of models: cost, and speed on this machine: `jaxdl bench`.
 
 Training is the step of a run: normalised images, forward, backward, SGD with momentum, the norms
 that are logged. Inference is what evaluation calls. Programs are compiled without the cache on
@@ -40,7 +40,7 @@ WARM_UP = 2  # calls before the clock
 
 
 class Cost(NamedTuple):
-    """What is known of a program before it runs."""
+    """Cost of a program, known before it runs."""
 
     model: str
     mode: Mode

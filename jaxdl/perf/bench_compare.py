@@ -34,12 +34,12 @@ class Comparison(NamedTuple):
 
     @property
     def is_noise(self) -> bool:
-        """Whether the interval includes 1."""
+        """True if the interval includes 1."""
         return self.low <= 1 <= self.high
 
 
 def load(file: Path) -> dict[str, Any]:
-    """What `jaxdl bench --json` wrote."""
+    """Read the file that `jaxdl bench --json` wrote."""
     try:
         found = json.loads(file.read_text())
         if not all(len(r["rounds"]) and {*KEY} <= {*r} for r in found["results"]):

@@ -173,7 +173,7 @@ def calculate(
     itemsize: int = 4,
     slots: int = 2,
 ) -> Calculation:
-    """What a chain of layers costs on an image (h, w, c); see `Calculation` for the numbers.
+    """Cost of a chain of layers on an image (h, w, c); see `Calculation` for the numbers.
 
     Raises:
         UserError: for a layer that its input does not fit.

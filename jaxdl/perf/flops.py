@@ -71,7 +71,7 @@ def products(equation: JaxprEqn) -> int:
 
 
 def _declares(equation: JaxprEqn) -> bool:
-    """Whether a kernel says itself what it does; how often its loops run may depend on the tile."""
+    """True if a kernel declares its cost itself; how often its loops run may depend on the tile."""
     return equation.primitive.name == "pallas_call" and bool(equation.params["cost_estimate"])
 
 
@@ -80,7 +80,7 @@ def _total(jaxpr: Jaxpr) -> int:
 
 
 def _rounds(equation: JaxprEqn, scope: str) -> tuple[int, ...]:
-    """How often an equation runs its inner program."""
+    """Number of times that an equation runs its inner program."""
     name, params = equation.primitive.name, equation.params
     if name == "scan":
         return (params["length"] - 1, 1) if params["length"] > 1 else (params["length"],)

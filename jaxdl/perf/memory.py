@@ -1,4 +1,4 @@
-"""How much memory a step of training will take on each device, and what would make it fit.
+"""Memory estimate of a training step on each device, and changes that would make it fit.
 
 Nothing is compiled: shapes are traced. What a compiler fuses away, and its own workspaces, are
 not known here, so the figure of activations may be half or twice the truth.
@@ -52,7 +52,7 @@ SAME_NETWORK = ("accumulate", "batch", "sharding")
 
 
 def estimate(config: Config, plan: Plan, each: float | None = None) -> Estimate:
-    """What a step of this config would take, from shapes alone.
+    """Estimate the memory of a step of this config, from shapes alone.
 
     Args:
         config: of the run.
@@ -174,7 +174,7 @@ def _resized(split: Split, side: int) -> Split:
 
 
 def advice(config: Config, plan: Plan, available: int) -> str:
-    """What a step takes, what there is, and which changes would fit: a few lines for a reader."""
+    """Report a step's memory, the device's, and changes that would fit, in a few lines."""
     needed = estimate(config, plan)
     parts = "  ".join(f"{k} {in_words(v)}" for k, v in needed._asdict().items())
     lines = [
@@ -194,7 +194,7 @@ def advice(config: Config, plan: Plan, available: int) -> str:
 
 
 def placed(state: PyTree) -> list[str]:
-    """Which leaves of a state are split how, and what each device holds: lines for a reader.
+    """Report how the leaves of a state are split, and what each device holds: lines for a reader.
 
     Args:
         state: of arrays or sharded shapes.
@@ -211,7 +211,7 @@ def placed(state: PyTree) -> list[str]:
 
 
 def ran_out(error: jax.errors.JaxRuntimeError) -> bool:
-    """Whether it says that a device has no memory left."""
+    """True if an error says that a device is out of memory."""
     return "RESOURCE_EXHAUSTED" in str(error)
 
 

@@ -1,4 +1,4 @@
-"""Which module of a model makes what: a trace in which each call of a module is marked.
+"""Equations and outputs of each module of a model: a trace in which module calls are marked.
 
 The scope of a call and the arrays that it returns are named in the jaxpr, so that what the modules
 make is read where loops, maps and branches stand as they run.
@@ -19,7 +19,7 @@ from jaxdl.types import PyTree
 
 
 class Made(NamedTuple):
-    """What the modules of a model make, by path; '' is the model itself.
+    """Outputs of the modules of a model, by path; '' is the model itself.
 
     Attributes:
         kinds: classes, in the order of first calls.
@@ -37,7 +37,7 @@ class Made(NamedTuple):
 
 
 def trace(module: nn.Module, variables: PyTree, *inputs: jax.ShapeDtypeStruct) -> Made:
-    """What each module makes when `module` is applied; nothing is computed."""
+    """Trace the outputs of each module when `module` is applied; nothing is computed."""
     calls = _Calls()
     with nn.intercept_methods(calls.mark), _marked(object()):
         jaxpr = flops.trace(module.apply, variables, *inputs)
@@ -97,7 +97,7 @@ class _Calls:
                 outputs = call(*args, **kwargs)
         finally:
             _, has_inner = self._open.pop()
-        # What is handed through, as by dropout in inference, is no new array.
+        # What is handed through, as by dropout in inference, is not a new array.
         known = {id(x) for x in jax.tree.leaves((args, kwargs))}
         position, serial = itertools.count(), itertools.count()
 

@@ -1,4 +1,4 @@
-"""What the shape of a program costs on this machine, as XLA compiles it: figures to read docs by.
+"""Micro-benchmarks of this machine: the cost of program shapes as XLA compiles them.
 
 `docs/gpu.md` and `docs/tpu.md` say what is behind each of them.
 """
@@ -27,7 +27,7 @@ STRIDES = (1, 2, 4, 8, 16, 32)
 
 
 class Sizes(NamedTuple):
-    """What is tried."""
+    """Sizes of the programs that are timed."""
 
     effort: Effort
     widths: tuple[int, ...]
@@ -46,7 +46,7 @@ WIDTHS = (120, 124, 127, 128, 129, 132, 136, 248, 255, 256, 257, 264)
 
 
 def sizes(quick: bool = False) -> Sizes:
-    """What suits the default backend, or what takes no time."""
+    """Sizes that suit the default backend, or tiny ones."""
     if quick:
         return Sizes(QUICK, (16, 17), 64, 2**12, 64, ())
     if jax.default_backend() == "cpu":

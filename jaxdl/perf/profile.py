@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: a trace of some steps, read op by op.
+"""Profile of a training step: a trace of some steps, read op by op.
 
 The profiler writes planes of lines of events (https://openxla.org/xprof/terminology). Ops are:
 
@@ -80,7 +80,7 @@ class Op(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Profile:
-    """Where the time of some steps went.
+    """Time of some steps, by op.
 
     Attributes:
         ops: of all devices, the costliest first.

@@ -1,4 +1,4 @@
-"""What a machine can do at best, measured: arithmetic and memory, and where one hides the other.
+"""Roofline of a machine, measured: peak arithmetic, memory bandwidth, and the ridge between.
 
 Roofline: An Insightful Visual Performance Model for Multicore Architectures. Williams, Waterman,
 Patterson 2009. https://doi.org/10.1145/1498765.1498785. Peaks here are what XLA's own matrix
@@ -59,7 +59,7 @@ class Roofline(NamedTuple):
 
 
 class Effort(NamedTuple):
-    """How much one timed call does: enough that starting it does not count."""
+    """Size of one timed call: large enough that dispatch does not count."""
 
     sizes: tuple[int, ...]
     """Sides of the square products that are tried."""
@@ -81,7 +81,7 @@ ROUNDS = 4096  # at most, of a loop in one call
 
 
 def effort() -> Effort:
-    """What suits the default backend."""
+    """Sizes that suit the default backend."""
     return EFFORTS["cpu" if jax.default_backend() == "cpu" else "accelerator"]
 
 

@@ -1,4 +1,4 @@
-"""How long a step and a checkpoint take on more devices than are at hand: a model of both.
+"""Scaling model: time of a step and of a checkpoint on more devices than are at hand.
 
 A step is as long as its arithmetic, its traffic with memory and its collectives, which overlap or
 do not: `Step.least` is all of them hidden behind the longest, `Step.most` one after the other, and
@@ -33,7 +33,7 @@ COMPUTE = 2  # bytes of what is computed with: bfloat16
 
 
 class Work(NamedTuple):
-    """What a network asks for, of any number of devices."""
+    """Work of one training step, on any number of devices."""
 
     parameters: int
     flops: float
@@ -71,7 +71,7 @@ class Step(NamedTuple):
 
     @property
     def limit(self) -> str:
-        """What takes longest."""
+        """The slowest part of a step."""
         return max(self._asdict(), key=self._asdict().get)
 
 
@@ -158,7 +158,7 @@ def one_device() -> jax.sharding.Mesh:
 
 
 def work_of(plan: Plan) -> Work:
-    """What the training step of an assembled config asks for; shapes are traced, nothing is run."""
+    """Work of the training step of an assembled config; shapes are traced, nothing is run."""
     state, spec = plan.abstract_state(0), plan.batch_spec(2)  # batch norms need more than one
     cuts: dict[tuple[str, ...], int] = {}
 

@@ -21,7 +21,7 @@ TABLE = Path(models.__file__).with_name("sizes.json")
 
 
 class Size(NamedTuple):
-    """What a model costs.
+    """Cost of a model.
 
     Attributes:
         parameters: numbers that training moves.

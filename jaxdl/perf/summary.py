@@ -1,4 +1,4 @@
-"""What a model is made of: shape, parameters, multiply-adds and memory of each of its layers.
+"""Summary of a model: shape, parameters, multiply-adds and memory of each layer.
 
 One trace in inference mode, nothing is computed. Each product and each parameter belongs to the
 innermost module that makes it, so the rows add up to the model. Activations are what the innermost

@@ -1,4 +1,4 @@
-"""Who the members of a population are, and which of them go on: pure functions of a config."""
+"""Members of a population, and successive halving of them: pure functions of a config."""
 
 import dataclasses
 import itertools
@@ -64,12 +64,12 @@ def _varied(node: Any, keys: list[str], value: Any, path: str) -> Any:
     if isinstance(node, Part):
         old = node.args.get(key, 0.0)
         if not rest and (isinstance(old, bool) or not isinstance(old, int | float)):
-            raise UserError(f"config.population.grid: {path} is no number")
+            raise UserError(f"config.population.grid: {path} is not a number")
         new = _varied(old, rest, value, path) if rest else Varying(old, value)
         return Part(node.name, {**node.args, key: new})
     if not rest:
         raise UserError(
-            f"config.population.grid: {path} is no argument of a part, such as "
+            f"config.population.grid: {path} is not an argument of a part, such as "
             "optimizer.learning_rate: vary it by `jaxdl trials`"
         )
     if isinstance(node, tuple):

@@ -59,7 +59,7 @@ class MembersLog:
         return [log.window() for log in self._logs]
 
     def moves(self) -> bool:
-        """Whether the last step changed any member: not asked, as none ends the others' run."""
+        """True: no member ends the run of the others."""
         return True
 
     @contextlib.contextmanager

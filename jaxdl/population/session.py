@@ -271,7 +271,7 @@ class Population(Session):
         return multi_step(step), multistep_spec(**self._multistep())
 
     def batches(self, start: int) -> Batches:
-        """What the program is called with, from step `start` to the end of the round."""
+        """Batches for the program, from step `start` to the end of the round."""
         return multistep_batches(
             **self._multistep(), runs=self.step_chunks(start), prefetch=self.config.data.prefetch
         )
@@ -354,7 +354,7 @@ class Population(Session):
         return False
 
     def lines(self) -> list[dict[str, Any]]:
-        """What was measured so far, of all members that are left."""
+        """Lines of the metric logs so far, of all members that are left."""
         return [line for i in self.alive for line in self.journals[i].lines]
 
     def history(self) -> list[tuple[int, float]]:

@@ -1,4 +1,4 @@
-"""What a run came to, in words and tables: title, headline, results, cost, remarks."""
+"""Contents of a report in words and tables: title, headline, results, cost, remarks."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -188,7 +188,7 @@ def _known(value: Any) -> str | None:
 
 
 def remarks(lines: Lines, manifest: Mapping[str, Any]) -> list[str]:
-    """What a reader must know before trusting the figures."""
+    """Remarks that a reader needs before trusting the figures."""
     said = []
     if manifest.get("status") == "running":
         said.append("The run had not finished when this page was written.")

@@ -21,7 +21,7 @@ Values = tuple[float | None, ...]
 
 
 class Member(NamedTuple):
-    """What one member left."""
+    """Results of one member."""
 
     name: str
     seed: int
@@ -38,7 +38,7 @@ class Member(NamedTuple):
         return max((line["step"] for line in self.lines), default=None)
 
     def last(self, key: str) -> float | None:
-        """What was measured last, NaN where it was not finite, None where it never was."""
+        """Last value of a metric: NaN where it was not finite, None where it was never measured."""
         values = read.series(self.lines, key)[1]
         return float(values[-1]) if len(values) else None
 
@@ -123,7 +123,7 @@ def furthest(members: Sequence[Member]) -> int:
 
 
 def is_left(member: Member, step: int) -> bool:
-    """Whether the others went on without it.
+    """True if the member was pruned.
 
     Args:
         member: one of the population.
@@ -137,7 +137,7 @@ def is_left(member: Member, step: int) -> bool:
 
 
 def state(member: Member, step: int, status: str | None) -> str:
-    """What became of it, in words.
+    """Status of the member, in words.
 
     Args:
         member: one of the population.
@@ -229,7 +229,7 @@ def figure(value: float | None) -> str:
 
 
 def troubles(members: Sequence[Member]) -> list[str]:
-    """What happened to the numbers of some, one remark for each kind."""
+    """Numerical problems of some members, one remark for each kind."""
     said, members = [], sorted(members, key=lambda m: int(m.name))
     silent = [m.name for m in members if not m.lines]
     if silent:

@@ -118,7 +118,7 @@ def _panel(
     for color, key in enumerate(keys):
         steps, values = read.series(lines, key)
         split = key.partition("/")[0]
-        # One value is no curve, except the first evaluation of a run that has just begun.
+        # One value is not a curve, except the first evaluation of a run that has just begun.
         if np.isfinite(values).any() and (len(values) > 1 or split != "test"):
             curves.append(Curve(text.words(key), steps, values, color % 4, split != "train"))
     if not curves:

@@ -69,12 +69,12 @@ class Curve(NamedTuple):
 
     @property
     def dotted(self) -> bool:
-        """Whether each value is marked by a dot."""
+        """True if each value is marked by a dot."""
         return not self.thin and len(self.values) <= (_FEW_EVALUATED if self.evaluated else _FEW)
 
 
 def is_wide(curves: Sequence[Curve]) -> bool:
-    """Whether the values span so many magnitudes that only a logarithmic axis shows them."""
+    """True if the values span so many magnitudes that only a logarithmic axis shows them."""
     values = np.concatenate([c.values[np.isfinite(c.values)] for c in curves])
     return bool(len(values) and values.min() > 0 and values.max() > 100 * values.min())
 

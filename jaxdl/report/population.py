@@ -16,7 +16,7 @@ MOST_CURVES = 32
 
 
 def describe(workdir: Path, config: Config, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What the template shows of a population, by the names it uses."""
+    """Variables of the template for a population."""
     found, remarks = members.read_members(workdir, config)
     found = members.ranked(found, config)
     first = found[0].manifest if found else {}
@@ -25,7 +25,7 @@ def describe(workdir: Path, config: Config, manifest: Mapping[str, Any]) -> dict
     elif manifest["status"] != "finished":
         remarks.insert(0, "The population had not finished when this page was written.")
     if not found:
-        remarks.append("There is no member to show.")
+        remarks.append("There are no members to show.")
     panel = curves(found, config)
     return {
         "title": f"{facts.title(config, first, workdir.resolve().name)}, {len(found)} members",

@@ -1,4 +1,4 @@
-"""What a run predicted: its confusions, and examples it got right and wrong."""
+"""Predictions of a run: confusions, and examples it got right and wrong."""
 
 import base64
 import colorsys
@@ -24,7 +24,7 @@ def class_names(names: Any, count: int) -> list[str]:
 
 
 def confusion(matrix: np.ndarray, names: list[str]) -> dict[str, Any]:
-    """How a confusion matrix is shown: numbers up to 20 classes, a map up to 100, and pairs.
+    """Layout of a confusion matrix: numbers up to 20 classes, a map up to 100, and pairs.
 
     Args:
         matrix: (k, k) counts, rows are the truth.

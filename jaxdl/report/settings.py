@@ -1,4 +1,4 @@
-"""How a run was set up: what its config changed, and where it ran."""
+"""Set-up of a run: what its config changed, and where it ran."""
 
 import dataclasses
 import math

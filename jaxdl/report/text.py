@@ -6,7 +6,7 @@ from typing import Any
 
 
 def number(value: Any) -> str:
-    """Thousands separated, floats to four significant digits; what is no number, as it is."""
+    """Thousands separated, floats to four significant digits; anything but a number as it is."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     if math.isnan(value):
@@ -17,7 +17,7 @@ def number(value: Any) -> str:
 
 
 def is_share(metric: str) -> bool:
-    """Whether a metric lies in [0, 1] and is read as a percentage."""
+    """True for a metric in [0, 1] that is read as a percentage."""
     return metric.endswith(("accuracy", "iou"))
 
 

@@ -90,7 +90,7 @@ def fid_of(
 
 
 def run_features(plan: Plan, params: PyTree, variables: PyTree) -> Features:
-    """What the head of a run's network reads, maps and sequences as the mean over their places."""
+    """Features of a run's network, the head's input; maps and sequences as means over positions."""
 
     @jax.jit(out_shardings=replicated(plan.mesh))
     def pool_features(params: PyTree, variables: PyTree, batch: Batch) -> Array:

@@ -29,7 +29,7 @@ SETTLED = 10
 
 
 class RangeTest(NamedTuple):
-    """What the test saw."""
+    """Result of the range test."""
 
     rates: np.ndarray
     """(t,) learning rates, rising"""

@@ -24,7 +24,7 @@ VANISHING, EXPLODING = 1e-3, 1e3
 
 
 class Flow(NamedTuple):
-    """What one activation does at the end of a deep stack, and on the way back.
+    """Statistics of one activation at the end of a deep stack, forward and backward.
 
     Attributes:
         activation: its name.

@@ -1,4 +1,4 @@
-"""What a run leaves on disk: one reader and one writer of every file."""
+"""Files of a run directory: one reader and one writer of each."""
 
 from jaxdl.room import open_room
 

@@ -28,7 +28,7 @@ from jaxdl.train.state import TrainState
 
 
 class Restored(NamedTuple):
-    """What a checkpoint holds: the state and the JSON that was saved beside it."""
+    """Contents of a checkpoint: the state and the JSON that was saved beside it."""
 
     state: TrainState
     extra: dict[str, Any]
@@ -184,7 +184,7 @@ class Checkpoints:
         warnings.warn(f"{self._failed}; training goes on", stacklevel=2)
 
     def unsaved(self) -> str | None:
-        """Wait for the save at hand; what the last one failed of, if it has."""
+        """Wait for the pending save; return the last save's error message, or None."""
         steps = self.steps()
         newest = max(steps, default=0)
         return self._failed and f"{self._failed}; the same command goes on from step {newest}"

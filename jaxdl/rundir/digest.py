@@ -42,7 +42,7 @@ def start(state: PyTree) -> Callable[[], dict[str, str]]:
 
 
 def digest_on_host(x: np.ndarray) -> str:
-    """What `digests` says of one leaf, computed by NumPy: nothing is compiled."""
+    """Digest of one leaf as `digests` gives it, computed by NumPy: nothing is compiled."""
     bits = np.ascontiguousarray(x).reshape(-1)
     bits = bits.view(f"uint{8 * min(x.dtype.itemsize, 4)}").astype(np.uint32)
     place = np.arange(bits.size, dtype=np.uint32)

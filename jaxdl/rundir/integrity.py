@@ -71,13 +71,13 @@ def read(folder: Path, step: int) -> Manifest:
 
 
 def name_in(folder: Path) -> str:
-    """What the manifest of a checkpoint is called there: an older version had another name."""
+    """File name of a checkpoint's manifest: an older version had another one."""
     is_old = not (folder / NAME).is_file() and (folder / INTEGRITY).is_file()
     return INTEGRITY if is_old else NAME
 
 
 def verify(folder: Path, manifest: Manifest) -> list[str]:
-    """What is wrong with the files of a checkpoint, one entry a file that differs."""
+    """Verify the files of a checkpoint; one entry for each file that differs."""
     found = []
     for name, (size, digest) in manifest.files.items():
         file = folder / name

@@ -1,4 +1,4 @@
-"""What a run measured: one JSON object a line in `metrics.jsonl`, and other places beside it."""
+"""Metric log of a run: one JSON object per line of `metrics.jsonl`, and further sinks."""
 
 import contextlib
 import json

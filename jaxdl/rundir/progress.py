@@ -1,4 +1,7 @@
-"""Hooks that talk: the training log with its progress bar. Each gets the state, never the loop."""
+"""Training log: averages step metrics over a window, writes them, shows a progress bar.
+
+A hook gets the state, never the loop.
+"""
 
 import contextlib
 import sys
@@ -116,7 +119,7 @@ class TrainLog:
         return {"sums": sums, "skipped": self._skipped}
 
     def moves(self) -> bool:
-        """Whether the last step changed anything."""
+        """True if the last step changed anything."""
         self._land(0)
         return self._skipped == 0
 

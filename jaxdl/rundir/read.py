@@ -21,7 +21,7 @@ FILES = ("config.json", "manifest.json", "metrics.jsonl")
 
 
 class Predictions(NamedTuple):
-    """What the best weights said about one split of n examples in k classes."""
+    """Predictions of the best weights on one split of n examples in k classes."""
 
     label: np.ndarray
     """(n,) int, the truth"""
@@ -39,12 +39,12 @@ class Predictions(NamedTuple):
 
 
 class Maps(NamedTuple):
-    """What the best weights said about each pixel of m examples."""
+    """Predicted masks of the best weights for m examples."""
 
     image: np.ndarray
     """(m, h, w, c) as it was stored"""
     label: np.ndarray
-    """(m, h, w) int, the truth; what is no class is void"""
+    """(m, h, w) int, the truth; pixels without a class are void"""
     prediction: np.ndarray
     """(m, h', w') int"""
     index: np.ndarray
@@ -57,7 +57,7 @@ def check_run(workdir: Path) -> None:
     if not workdir.is_dir():
         raise UserError(f"no run directory '{workdir}'")
     if not any((workdir / name).is_file() for name in FILES):
-        raise UserError(f"'{workdir}' is no run directory: it has none of {', '.join(FILES)}")
+        raise UserError(f"'{workdir}' is not a run directory: it has none of {', '.join(FILES)}")
 
 
 def read_config(workdir: Path) -> Config:
@@ -134,7 +134,7 @@ def series(lines: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np
 
 
 def read_predictions(workdir: Path) -> Predictions | Maps | None:
-    """What the run predicted for its last split, None where it kept nothing."""
+    """Predictions of the run on its last split, None where it kept none."""
     file = workdir / "predictions.npz"
     if not file.is_file():
         return None

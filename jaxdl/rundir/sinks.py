@@ -1,4 +1,4 @@
-"""Where a run's numbers go besides `metrics.jsonl`: TensorBoard, a CSV file, Weights & Biases.
+"""Sinks of a run's metrics besides `metrics.jsonl`: TensorBoard, a CSV file, Weights & Biases.
 
 A sink is opened with the run directory and the step that the run is at. What was written beyond
 that step, by a run that was killed, is dropped.

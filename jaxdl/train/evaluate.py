@@ -23,7 +23,7 @@ def ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:
 
 
 class Metric(NamedTuple):
-    """What is measured: what a batch gives, how batches merge, and the value of a whole split."""
+    """A metric: its sums over a batch, how batches merge, and the value of a whole split."""
 
     sums: Callable[[dict[str, Array], Batch], tuple[Array, Array] | dict[str, Array]]
     """(outputs, batch) -> (sum, count), or a dict of arrays (b, ...), on the device"""
@@ -69,7 +69,7 @@ def make_evaluate(
 
 
 class Totals:
-    """What the batches of a split gave, merged on the host."""
+    """Running totals of the batches of a split, merged on the host."""
 
     def __init__(self, metrics: Mapping[str, Metric]):
         self._metrics = metrics

@@ -1,4 +1,4 @@
-"""Gradient methods: how the gradient of a loss is had.
+"""Ways to compute the gradient of a loss: full batch, accumulated, PCGrad.
 
 A method turns `loss(params, variables, batch, key) -> (scalar, Aux)` into a function of the same
 arguments -> ((scalar, Aux), gradient), the shape of `jax.value_and_grad(loss, has_aux=True)`.

@@ -1,4 +1,4 @@
-"""First values, drawn without compiling the program that describes them.
+"""Initialise parameters without compiling the initialiser.
 
 XLA makes a kernel of every draw, hundreds of them for a network, and compiles for seconds what runs
 once. But random bits are a function of (key, position) alone, and nearly every first value is an
@@ -69,7 +69,7 @@ class Field(NamedTuple):
 def materialize(
     program: Callable[..., PyTree], *args: Any, shardings: Callable[[PyTree], PyTree]
 ) -> PyTree:
-    """What a pure program returns, each array born under its sharding.
+    """Run a pure program, each returned array created under its sharding.
 
     The numbers are those of `program(*args)` run operation by operation, under any sharding. No
     device ever holds more than its part; a process holds one whole array at a time, and fills the
@@ -144,7 +144,7 @@ def _results(eqn: core.JaxprEqn, operands: list[Any]) -> Sequence[Any]:
 
 
 def _counts(key: Array, out: Any) -> bool:
-    """Whether bits are the function of key and position that `_stretch` knows."""
+    """True if bits are the function of key and position that `_stretch` computes."""
     return _is_threefry(key) and key.shape == () and out.dtype == jnp.uint32 and out.size < 2**32
 
 
@@ -158,7 +158,7 @@ def _is_threefry(key: Array) -> bool:
 
 
 def _key(eqn: core.JaxprEqn, operands: Sequence[Any]) -> Array | None:
-    """What keys make of keys, computed without compiling anything; None of what is not known."""
+    """Keys derived from keys, computed without compiling anything; None where one is not known."""
     if not (operands and _is_key(operands[0]) and _is_threefry(operands[0])):
         return None
     key, *others = operands

@@ -1,4 +1,4 @@
-"""Where numbers first went wrong: the layer, the gradient or the update that is not finite.
+"""First value that is not finite: the layer, the gradient or the update that holds it.
 
 The step at hand is done again outside of any compiled program, module by module. That takes seconds
 and is done when a run has diverged, or when somebody asks.
@@ -31,7 +31,7 @@ def first_nonfinite(
     micro_batches: int = 1,
     examples: Sequence[int] | np.ndarray | None = None,
 ) -> str | None:
-    """What is the first to be not finite when this state takes this step, in words; None if all is.
+    """The first value that is not finite when this state takes this step, in words; None if none.
 
     In order: parameters, the batch, modules in the order in which they finish, so that the
     innermost comes first, the loss, its gradient, the update.
@@ -126,7 +126,7 @@ def _traced(values: PyTree) -> bool:
 
 
 def _finite(values: PyTree) -> bool:
-    """Whether all numbers are finite; what is only being traced counts as such."""
+    """True if all numbers are finite; traced values count as finite."""
 
     def one(x: Any) -> bool:
         if not isinstance(x, jax.Array) or isinstance(x, jax.core.Tracer):

@@ -105,7 +105,7 @@ def pipelined(schedule: Schedule, mesh: Mesh, loss: Loss) -> GradFn:
 
 
 class _Carry(NamedTuple):
-    """What a stage has from one tick to the next."""
+    """State of a stage between two ticks."""
 
     x: Array
     """what the stage before made at the last tick"""

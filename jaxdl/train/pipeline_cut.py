@@ -49,7 +49,7 @@ def cut(
     Weights that the loss disturbs anew at each call are in `rest`, as nothing about them is fixed.
 
     Raises:
-        UserError: there is no stack, or there are several, or micro-batches must go through the
+        UserError: there is not exactly one stack of blocks, or micro-batches must go through the
             network one at a time.
     """
     shape = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype)
@@ -188,7 +188,7 @@ def _making(jaxpr: Jaxpr, wanted: Iterable[object], given: Iterable[Var]) -> lis
 
 
 def _program(jaxpr: Jaxpr, given: Sequence[Var], wanted: Sequence[object]) -> Callable[..., Values]:
-    """That part of a program as a function of what is given."""
+    """A part of a program as a function of its inputs."""
     eqns = _making(jaxpr, wanted, given)
     part = jaxpr.replace(constvars=[], invars=given, outvars=wanted, eqns=eqns)
     return jaxpr_as_fun(ClosedJaxpr(part, ()))

@@ -1,4 +1,4 @@
-"""What each stage of a pipeline does at each tick: tables, made before anything runs.
+"""Schedules of a pipeline: tables of each stage's work at each tick.
 
 A tick ends when every stage has handed on what it made, so it lasts as long as its busiest stage.
 """

@@ -17,7 +17,7 @@ from jaxdl.types import Array
 
 
 class LossScale(NamedTuple):
-    """How the number that multiplies a loss moves; it never leaves [minimum, maximum]."""
+    """Rule of a dynamic loss scale, bounded to [minimum, maximum]."""
 
     initial: float
     growth: float = 2.0
@@ -52,7 +52,7 @@ def next_scale(rule: LossScale, scale: Scale, finite: Array) -> Scale:
 
 
 class Precision(NamedTuple):
-    """What a network computes in, and from when."""
+    """Compute type of a network, and the step from which it is used."""
 
     dtype: jnp.dtype
     float32: str | None = None

@@ -1,4 +1,4 @@
-"""What an equation of `lax.scan` reads, told from shapes: its parameters change from JAX to JAX."""
+"""Operands of a `lax.scan` equation, told from shapes: its parameters differ between versions."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ from jax.extend.core import JaxprEqn
 
 
 class Reads(NamedTuple):
-    """How many operands there are of each kind, in this order."""
+    """Number of operands of each kind, in this order."""
 
     consts: int
     """the same in each turn"""

@@ -1,4 +1,4 @@
-"""Who holds what: one mesh with named axes, batches split over it, parameters placed by rules.
+"""Sharding: a mesh with named axes; batches are split over it, parameters placed by rules.
 
 - `data` splits batches.
 - `fsdp` splits batches, and parameters with all that follows them, which are gathered where they
@@ -32,7 +32,7 @@ SHARD_FROM = 2**14
 
 
 class Layout(NamedTuple):
-    """How a network's own layers are split, where a mesh has the axes for it."""
+    """Layout of a network's own layers, where a mesh has the axes for it."""
 
     rules: Rules = ()
     stacked: str | None = None
@@ -60,7 +60,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def batch_shards(mesh: Mesh) -> int:
-    """How many parts a batch is split into."""
+    """Number of parts that a batch is split into."""
     return math.prod(mesh.shape[axis] for axis in OF_BATCHES)
 
 
@@ -186,7 +186,7 @@ class Placed(NamedTuple):
 
 
 def placement(state: PyTree) -> list[Placed]:
-    """Which leaves of a tree of arrays or sharded shapes went where, the heaviest first."""
+    """Placement of the leaves of a tree of arrays or sharded shapes, the heaviest first."""
     found: dict[str, list[tuple[int, int, str]]] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         spec = [a for a in enumerate(leaf.sharding.spec) if a[1] and _splits(a[1], leaf)]

@@ -42,7 +42,7 @@ class TrainState:
 
 
 class StateSpec(NamedTuple):
-    """What a state holds besides weights and the optimizer's memory, and where its leaves live."""
+    """Options of a train state: averaging, loss scaling, sharding rules."""
 
     average: bool = False
     loss_scale: LossScale | None = None

@@ -52,7 +52,7 @@ IMPORTS = option(
 
 
 class Verb(NamedTuple):
-    """What `jaxdl NAME` runs; called with the arguments after the name, it returns the status."""
+    """A verb, `jaxdl NAME`; called with the arguments after the name, it returns the status."""
 
     name: str
     act: Callable[..., int]

@@ -1,4 +1,4 @@
-"""What verbs share: reading their arguments, and what they set before JAX starts."""
+"""Pieces shared by verbs: reading arguments, and settings before JAX starts."""
 
 import argparse
 import contextlib
@@ -12,7 +12,7 @@ from jaxdl.errors import UserError, choices
 
 
 class Parser(argparse.ArgumentParser):
-    """Whose mistakes are answered as all of a user's are."""
+    """Argument parser whose errors are UserErrors."""
 
     def error(self, message: str) -> None:
         raise UserError(f"{message} (see --help)")
@@ -89,7 +89,7 @@ def figure(said: str) -> Path:
 
 @contextlib.contextmanager
 def writing(file: Path) -> Iterator[None]:
-    """That the file or its folder cannot be written is a user's mistake."""
+    """Turn a failure to write the file or its folder into a UserError."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""How publishers name the tensors of a family, one family a file: our names on the left."""
+"""Publishers' tensor names, one family of models a file: our names on the left."""
 
 from jaxdl.room import open_room
 
