@@ -21,10 +21,22 @@ FIELDS = {
 PARTS = {"gradient.method": {"plain": "full_batch"}}
 """Field of today to its parts' names, old to new."""
 
+ARGUMENTS = {
+    ("objective", "segmentation"): {
+        "map_loss": "segmentation_loss",
+        "map_weight": "segmentation_weight",
+    },
+}
+"""Field and name of a part to its arguments, old to new."""
+
 GATES = ("squeeze_excite", "eca", "channel", "spatial", "cbam")
 """What the argument `attention` of a convolutional network held, when it was what is now `gate`."""
 
-METRICS = {"fitted/": "train_eval/", "gap/": "generalization_gap/"}
+METRICS = {
+    "fitted/": "train_eval/",
+    "gap/": "generalization_gap/",
+    "train/map_loss": "train/segmentation_loss",
+}
 """Beginning of a metric's name to what it is today."""
 
 INTEGRITY = "seal.json"
@@ -46,6 +58,14 @@ def current_config(tree: dict[str, Any]) -> dict[str, Any]:
         part = _at(tree, path)
         if isinstance(part, dict) and part.get("name") in names:
             part["name"] = names[part["name"]]
+    for (path, name), arguments in ARGUMENTS.items():
+        part = _at(tree, path)
+        if (
+            isinstance(part, dict)
+            and part.get("name") == name
+            and isinstance(part.get("args"), dict)
+        ):
+            part["args"] = {arguments.get(key, key): value for key, value in part["args"].items()}
     return tree
 
 

@@ -17,7 +17,7 @@ IDS = [str(f.relative_to(ROOT)) for f in FILES]
 EVERYWHERE = {
     "taker", "takers", "Taker", "Taken", "cut_up", "each_term", "Keeps", "harmed", "Desk",
     "in_turn", "way_back", "ways_back", "culprit", "hang_after", "map_losses", "map_loss",
-    "_towards", "penalized", "Journal", "keep_desk", "seal", "sealed", "Seal", "attend", "opening",
+    "_towards", "penalized", "Journal", "keep_desk", "seal", "sealed", "Seal", "opening",
 }  # fmt: skip
 # Plain English words, looked for only where they were names.
 AT = {
@@ -42,7 +42,9 @@ MODULES = {
     "plain", "allocator", "memory", "members", "desk", "line", "seal", "draw", "opening", "splits",
     "order", "runs", "attend", "window", "hooks", "views", "ghost",
 }  # fmt: skip
-AT_HOME = {"cluster/allocator", "perf/memory", "population/members"}
+AT_HOME = {
+    "cluster/allocator", "perf/memory", "verbs/memory", "population/members", "report/members",
+}  # fmt: skip
 KINDS = {"takers", "map_losses", "gradients"}
 
 
@@ -105,12 +107,14 @@ def test_an_old_config_is_read_in_the_names_of_today():
         "gradient": {"taker": {"name": "plain", "args": {}}}, "evaluation": {"gap": True},
         "population": {"halve": 3},
         "model": {"name": "resnet18", "args": {"attention": {"name": "eca", "args": {"b": 2}}}},
+        "objective": {"name": "segmentation", "args": {"map_loss": "dice", "ignore": 3}},
     }  # fmt: skip
     assert aliases.current_config(tree) == {
         "watchdog_seconds": 5.0, "steps_per_execution": 4, "lr_multipliers": {"head/.*": 2.0},
         "gradient": {"method": {"name": "full_batch", "args": {}}},
         "evaluation": {"generalization_gap": True}, "population": {"successive_halving": 3},
         "model": {"name": "resnet18", "args": {"gate": {"name": "eca", "args": {"b": 2}}}},
+        "objective": {"name": "segmentation", "args": {"segmentation_loss": "dice", "ignore": 3}},
     }  # fmt: skip
     assert tree["gradient"] == {"taker": {"name": "plain", "args": {}}}, "the argument was changed"
 

@@ -18,7 +18,7 @@ from jaxdl.registry import Of, register
 from jaxdl.types import VOID, Array, Aux, Batch, Objective, PyTree
 
 Loss = Annotated[Callable[[Array, Array], Array], Of("losses")]
-MapLoss = Annotated[Callable[[Array, Array, Array], Array], Of("segmentation_losses")]
+SegmentationLoss = Annotated[Callable[[Array, Array, Array], Array], Of("segmentation_losses")]
 
 
 @register("objectives", unit="pixel")
@@ -27,8 +27,8 @@ def segmentation(
     /,
     *,
     loss: Loss | None = cross_entropy,
-    map_loss: MapLoss | None = None,
-    map_weight: NonNegative = 1.0,
+    segmentation_loss: SegmentationLoss | None = None,
+    segmentation_weight: NonNegative = 1.0,
     ignore: int | None = VOID,
 ) -> Objective:
     """Minimise the mean pixel `loss(logits, label)` plus the mean segmentation loss of an image.
@@ -40,15 +40,15 @@ def segmentation(
     Args:
         model: whose logits are (b, h, w, k).
         loss: of one pixel; null to train by the segmentation loss alone.
-        map_loss: of the whole map of one image.
-        map_weight: of the segmentation loss beside the pixels' loss.
+        segmentation_loss: of the whole mask of one image.
+        segmentation_weight: of that loss beside the pixels' loss.
         ignore: label of pixels that count for nothing ("void"); null where all count.
 
     Raises:
         UserError: neither a loss nor a segmentation loss.
     """
-    if loss is None and map_loss is None:
-        raise UserError("objective 'segmentation' needs a loss or a map_loss")
+    if loss is None and segmentation_loss is None:
+        raise UserError("objective 'segmentation' needs a loss or a segmentation_loss")
 
     def objective_loss(params: PyTree, variables: PyTree, batch: Batch, key: Array):
         outputs, variables = model.train(params, variables, batch, key)
@@ -58,12 +58,12 @@ def segmentation(
         metrics = {"pixel_accuracy": pixel_accuracy(outputs, batch, ignore=ignore)}
         if loss is not None:
             sums["pixel_loss"], _ = weighted(loss(logits, label), weight)
-        if map_loss is not None:
+        if segmentation_loss is not None:
             label, weight = label.reshape(maps.shape[:3]), weight.reshape(maps.shape[:3])
             # Each valid pixel carries its image's loss: sum and count stay those of pixels.
             valid = jnp.sum(weight, axis=(1, 2))
-            metrics["map_loss"] = weighted(map_loss(maps, label, weight), valid)
-            sums["map_loss"] = map_weight * metrics["map_loss"][0]
+            metrics["segmentation_loss"] = weighted(segmentation_loss(maps, label, weight), valid)
+            sums["segmentation_loss"] = segmentation_weight * metrics["segmentation_loss"][0]
         terms = {name: total / jnp.maximum(count, 1.0) for name, total in sums.items()}
         metrics["loss"] = (sum(sums.values()), count)
         return sum(terms.values()), Aux(variables, metrics, outputs, terms)

@@ -221,7 +221,7 @@ PARAMS = jnp.asarray(RANDOM.standard_normal((3, 4)), jnp.float32)
 @pytest.mark.parametrize("void", [np.zeros_like(UNEVEN), UNEVEN, VOID], ids=["full", "some", "all"])
 def test_a_valid_pixel_carries_its_images_loss(void):
     batch = batch_of(void)
-    goal = goal_of(map_loss=dice, map_weight=0.5)
+    goal = goal_of(segmentation_loss=dice, segmentation_weight=0.5)
     loss, aux = jax.jit(goal.loss)(PARAMS, {}, batch, KEY)
     plain, _ = jax.jit(goal_of().loss)(PARAMS, {}, batch, KEY)
     valid = (batch["label"] != 255) & (batch["mask"][:, None, None] > 0)
@@ -232,12 +232,16 @@ def test_a_valid_pixel_carries_its_images_loss(void):
         np.testing.assert_allclose(loss, plain + 0.5 * images[:3].mean(), rtol=1e-5)
     total, count = aux.metrics["loss"]
     np.testing.assert_allclose(total / count, loss, rtol=1e-6)
-    assert count == valid.sum() == aux.metrics["map_loss"][1]
-    np.testing.assert_allclose(aux.metrics["map_loss"][0] / count, (share * images).sum(), 1e-5)
+    assert count == valid.sum() == aux.metrics["segmentation_loss"][1]
+    np.testing.assert_allclose(
+        aux.metrics["segmentation_loss"][0] / count, (share * images).sum(), 1e-5
+    )
     np.testing.assert_allclose(sum(aux.terms.values()), loss, rtol=1e-6)
 
 
-@pytest.mark.parametrize("args", [{"map_loss": dice}, {"map_loss": generalized_dice, "loss": None}])
+@pytest.mark.parametrize(
+    "args", [{"segmentation_loss": dice}, {"segmentation_loss": generalized_dice, "loss": None}]
+)
 def test_accumulated_batches_are_one_batch(args):
     batch, goal = batch_of(UNEVEN), goal_of(**args)
     plain = jax.jit(jax.value_and_grad(goal.loss, has_aux=True))
@@ -253,7 +257,7 @@ def test_accumulated_batches_are_one_batch(args):
 
 def test_the_map_loss_alone():
     batch = batch_of(np.zeros_like(UNEVEN))
-    goal = goal_of(loss=None, map_loss=generalized_dice)
+    goal = goal_of(loss=None, segmentation_loss=generalized_dice)
     loss, aux = jax.jit(goal.loss)(PARAMS, {}, batch, KEY)
     ones = np.ones(batch["label"].shape, np.float32)
     images = run(generalized_dice, aux.outputs["logits"], batch["label"], ones)
@@ -262,7 +266,7 @@ def test_the_map_loss_alone():
 
 def test_a_batch_without_a_valid_pixel_is_nothing():
     batch = batch_of(np.ones_like(UNEVEN))
-    goal = goal_of(map_loss=dice)
+    goal = goal_of(segmentation_loss=dice)
     (loss, aux), gradient = jax.jit(jax.value_and_grad(goal.loss, has_aux=True))(
         PARAMS, {}, batch, KEY
     )
@@ -271,14 +275,19 @@ def test_a_batch_without_a_valid_pixel_is_nothing():
 
 
 def test_the_objective_from_a_config():
-    chosen = part("segmentation", loss=None, map_loss=part("dice", squared=True), map_weight=2.0)
+    chosen = part(
+        "segmentation",
+        loss=None,
+        segmentation_loss=part("dice", squared=True),
+        segmentation_weight=2.0,
+    )
     module = models.create("unet", 4, width=2, depth=1, drop_rate=0.0)
     goal = registry.bind("objectives", chosen)(Model(module, jnp.dtype("float32")))
     batch = batch_of(UNEVEN)
     params, variables = jax.eval_shape(goal.init, KEY, batch)
     loss, aux = jax.eval_shape(goal.loss, params, variables, batch, KEY)
-    assert loss.shape == () and set(aux.terms) == {"map_loss"}
-    with pytest.raises(UserError, match="needs a loss or a map_loss"):
+    assert loss.shape == () and set(aux.terms) == {"segmentation_loss"}
+    with pytest.raises(UserError, match="needs a loss or a segmentation_loss"):
         goal_of(loss=None)
     with pytest.raises(UserError, match="unknown segmentation loss 'dic': did you mean 'dice'"):
-        registry.bind("objectives", part("segmentation", map_loss="dic"))
+        registry.bind("objectives", part("segmentation", segmentation_loss="dic"))
