@@ -56,7 +56,7 @@ def load(spec: str) -> Config:
         spec: such as 'configs/cnn.py', 'configs/cnn.py:mnist', 'runs/a/config.json', 'cnn:mnist'.
 
     Raises:
-        UserError: there is no such file, or it does not describe a config.
+        UserError: the file does not exist, or it does not describe a config.
     """
     path, _, argument = spec.partition(":")
     ours = shipped()
@@ -67,7 +67,7 @@ def load(spec: str) -> Config:
     except OSError as error:  # a name that is too long
         raise UserError(f"no config file '{path}': {error.strerror}") from error
     if not is_there:
-        # A shipped config is reached by its name where there is no clone.
+        # A shipped config is reached by its name outside a clone.
         names = [file.stem] if file.stem in ours else [*siblings, *ours]
         raise UserError(f"no config file '{path}': {choices(path, names)}")
     if file.suffix == ".json":

@@ -258,7 +258,7 @@ class Session:
 
 
 def scalars(role: str, values: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """What a journal holds of a split's values: 'role/metric' to number."""
+    """Scalar values of a split for the metric log: 'role/metric' to number."""
     return {f"{role}/{name}": float(v) for name, v in values.items() if np.ndim(v) == 0}
 
 

@@ -57,7 +57,7 @@ class Split:
 
     @property
     def has_classes(self) -> bool:
-        """Whether each example has a label that is the number of a class."""
+        """True if each example has a label that is the number of a class."""
         spec = self.element_spec.get("label")
         return spec is not None and spec.shape == () and spec.dtype == np.int32
 

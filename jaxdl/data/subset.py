@@ -168,7 +168,7 @@ def subset_of(
 
 
 def _labels(build: Callable[..., np.ndarray], split: Split, seen: bool) -> np.ndarray | None:
-    """What a subset that declares labels is given; None where it can do without them."""
+    """Labels for a subset that declares them; None where it can do without them."""
     declared = supplied(build).get("labels")
     if declared is None:
         return None

@@ -51,7 +51,7 @@ def save_outputs(workdir: Path, split: str, rows: Mapping[str, np.ndarray], dige
 
 
 def read_outputs(workdir: Path, split: str = "test") -> Outputs:
-    """What a run answered for a split.
+    """Outputs of a run for a split.
 
     Raises:
         UserError: it kept nothing of this split, or the file is broken.

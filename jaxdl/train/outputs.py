@@ -1,4 +1,4 @@
-"""What a network answers for every example of a split, gathered as the split is measured."""
+"""Outputs of a network for every example of a split, gathered as the split is measured."""
 
 import math
 from typing import Literal
