@@ -17,7 +17,7 @@ LABEL = {"example": "label", "pixel": "label", "token": "tokens"}
 
 
 def form_of(examples: int, shape: tuple[int, ...], limit: float) -> Form | None:
-    """How the logits of a split are kept.
+    """Form in which the logits of a split are kept.
 
     Args:
         examples: in the split.
