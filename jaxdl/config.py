@@ -42,6 +42,8 @@ class Of:
 class Varying(float):
     """A number of which each member of a population has its own: `value`, while it is traced."""
 
+    value: Any
+
     def __new__(cls, number: float, value: Any) -> "Varying":
         self = super().__new__(cls, number)
         self.value = value
@@ -239,7 +241,7 @@ def parts_of(config: Any, path: str = "") -> Iterator[tuple[str, str, Part]]:
 
     Positions in tuples and keys of dicts are steps of a path: 'evaluation.metrics.0'.
     """
-    hints = _hints(type(config))
+    hints = _hints(config.__class__)
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         yield from _parts_in(value, hints[field.name], f"{path}{field.name}")
@@ -247,7 +249,7 @@ def parts_of(config: Any, path: str = "") -> Iterator[tuple[str, str, Part]]:
 
 def _parts_in(value: Any, annotation: Any, path: str) -> Iterator[tuple[str, str, Part]]:
     if isinstance(value, Part):
-        yield path, kind_of(annotation), value
+        yield path, kind_of(annotation) or "", value
     elif dataclasses.is_dataclass(value):
         yield from parts_of(value, f"{path}.")
     elif isinstance(value, tuple | dict) and kind_of(annotation) is not None:
@@ -257,7 +259,7 @@ def _parts_in(value: Any, annotation: Any, path: str) -> Iterator[tuple[str, str
 
 
 @functools.cache
-def _hints(cls: type) -> dict[str, Any]:
+def _hints(cls: Any) -> dict[str, Any]:
     return typing.get_type_hints(cls, include_extras=True)
 
 

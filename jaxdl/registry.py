@@ -15,7 +15,7 @@ import re
 import sys
 import typing
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -60,6 +60,8 @@ def singular(kind: str) -> str:
     stem = kind.removesuffix("es") if kind.endswith("sses") else kind.removesuffix("s")
     return stem.replace("_", " ")
 
+
+Builder = TypeVar("Builder", bound=Callable[..., Any])
 
 _entries: dict[str, dict[str, "Entry"]] = {kind: {} for kind in ROOMS}
 
@@ -106,12 +108,12 @@ def _unwrapped(build: Callable[..., Any]) -> Callable[..., Any]:
     return build.func if isinstance(build, functools.partial) else build
 
 
-def register(kind: str, name: str | None = None, **metadata: Any) -> Callable[[Callable], Callable]:
+def register(kind: str, name: str | None = None, **metadata: Any) -> Callable[[Builder], Builder]:
     """Decorator: offer a builder under its own name, or under `name`, with what is known of it."""
     if kind not in ROOMS:
         raise ValueError(f"unknown kind '{kind}': {choices(kind, ROOMS)}")
 
-    def add(build: Callable) -> Callable:
+    def add(build: Builder) -> Builder:
         function = _unwrapped(build)
         entry = Entry(kind, name or function.__name__, build, function.__module__, metadata)
         known = _entries[kind].get(entry.name)
@@ -155,7 +157,7 @@ def find(kind: str, name: str) -> Entry:
 
 def bind(
     kind: str, part: Part, to_steps: Callable[[int | str], int] | None = None
-) -> Callable[..., Any]:
+) -> functools.partial[Any]:
     """The builder with a part's checked arguments filled in, ready for what the program supplies.
 
     Args:
@@ -191,9 +193,11 @@ def name_of(build: Callable[..., Any]) -> str:
     return build.__name__
 
 
-def in_steps(bound: functools.partial, to_steps: Callable[[int | str], int]) -> functools.partial:
+def in_steps(
+    bound: functools.partial[Any], to_steps: Callable[[int | str], int]
+) -> functools.partial[Any]:
     """A bound builder whose durations, defaults included, are numbers of steps."""
-    args = {}
+    args: dict[str, Any] = {}
     for name, parameter in inspect.signature(bound, eval_str=True).parameters.items():
         value = parameter.default
         if any(isinstance(m, Steps) for m in _marks(parameter.annotation)):
@@ -247,21 +251,24 @@ class Parts:
 
     def one(
         self, path: str, to_steps: Callable[[int | str], int] | None = None
-    ) -> functools.partial | None:
+    ) -> functools.partial[Any] | None:
         """The builder at a path, such as 'optimizer'; None where the config has none."""
         bound = self._bound.get(path)
         return in_steps(bound, to_steps) if bound is not None and to_steps else bound
 
     def named(
         self, path: str, to_steps: Callable[[int | str], int] | None = None
-    ) -> dict[str, functools.partial]:
+    ) -> dict[str, functools.partial[Any]]:
         """The builders in a dict or a tuple at a path, by key or position, in order."""
-        inside = [p for p in self._bound if p.startswith(f"{path}.")]
-        return {p.removeprefix(f"{path}."): self.one(p, to_steps) for p in inside}
+        inside = {p: bound for p, bound in self._bound.items() if p.startswith(f"{path}.")}
+        return {
+            p.removeprefix(f"{path}."): in_steps(bound, to_steps) if to_steps else bound
+            for p, bound in inside.items()
+        }
 
     def many(
         self, path: str, to_steps: Callable[[int | str], int] | None = None
-    ) -> list[functools.partial]:
+    ) -> list[functools.partial[Any]]:
         """The builders in a tuple at a path, in order."""
         return list(self.named(path, to_steps).values())
 
@@ -269,7 +276,7 @@ class Parts:
 def _marks(annotation: Any) -> tuple[Any, ...]:
     """Markers of `Annotated[...]`, looking inside `X | None`."""
     if typing.get_origin(annotation) is Annotated:
-        return annotation.__metadata__
+        return tuple(annotation.__metadata__)
     if type(None) in typing.get_args(annotation):
         return tuple(m for a in typing.get_args(annotation) for m in _marks(a))
     return ()

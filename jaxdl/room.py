@@ -70,7 +70,7 @@ class Room(types.ModuleType):
         return sorted({*super().__dir__(), *_files(self), *_unique(self), "keys"})
 
     @property
-    def __doc__(self) -> str:  # type: ignore[override]
+    def __doc__(self) -> str:  # type: ignore[override]  # a text elsewhere, read as one
         """The text of the package, then a line for each registered name."""
         lines = [vars(self)["__doc__"].rstrip()]
         for kind in _kinds(self):

@@ -35,8 +35,12 @@ def select(tree: PyTree, pattern: str) -> PyTree:
 
 def cast(tree: PyTree, dtype: jnp.dtype) -> PyTree:
     """Floating-point leaves in another type; others as they are."""
-    is_float = lambda x: jnp.issubdtype(jnp.result_type(x), jnp.floating)
-    return jax.tree.map(lambda x: x.astype(dtype) if is_float(x) else x, tree)
+
+    def convert(x: Any) -> Any:
+        is_float = jnp.issubdtype(jnp.result_type(x), jnp.floating)
+        return x.astype(dtype) if is_float else x
+
+    return jax.tree.map(convert, tree)
 
 
 def count(tree: PyTree) -> int:

@@ -28,7 +28,7 @@ VOID = 255
 
 Array = jax.Array
 PyTree = Any
-Batch = Mapping[str, Array]
+Batch = Mapping[str, Any]
 Metrics = dict[str, tuple[Array, Array]]
 """Name to (sum, count); merging two is addition, the value is sum / count."""
 
@@ -38,7 +38,7 @@ class MultiStepBatch(NamedTuple):
 
     steps: Array
     """() int32, how many"""
-    index: Array
+    index: Array  # type: ignore[assignment]  # hides tuple.index, which nobody calls
     """(m, b) int32, rows of `arrays` that are the batch of each step; m >= steps"""
     arrays: Batch
     """all examples"""
@@ -81,6 +81,7 @@ class Objective(NamedTuple):
 def mask_of(batch: Batch) -> Array:
     """The batch's mask (b,), all ones where it has none."""
     if "mask" in batch:
-        return batch["mask"].astype(jax.numpy.float32)
+        mask: Array = batch["mask"].astype(jax.numpy.float32)
+        return mask
     first = next(iter(batch.values()))
     return jax.numpy.ones(first.shape[:1], jax.numpy.float32)

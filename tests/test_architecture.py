@@ -1,6 +1,7 @@
 """The house keeps its shape: who imports whom, how long a file is, what is documented."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,13 @@ def test_public_functions_are_documented_and_annotated(file):
             arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
             for argument in arguments:
                 assert argument.annotation or argument.arg == "self", (node.name, argument.arg)
+
+
+def test_few_lines_escape_the_type_checker_each_for_a_reason():
+    ignores = [line for f in FILES for line in f.read_text().splitlines() if "type: ignore" in line]
+    assert len(ignores) <= 10
+    for line in ignores:
+        assert re.search(r"# type: ignore\[[\w-]+\]  # \w+", line), line
 
 
 def test_one_place_applies_updates():

@@ -15,7 +15,7 @@ from jaxdl.nn.ghost_batch_norm import ghost_batch_norm
 from jaxdl.nn.norm import keep_statistics
 from jaxdl.nn.precise import cast_params, precise
 from jaxdl.nn.remat import Policy, rematerialize
-from jaxdl.types import Array, Batch, Objective, PyTree
+from jaxdl.types import Array, Aux, Batch, Objective, PyTree
 
 Transform = Callable[[Array | None, Batch], Batch]
 
@@ -60,7 +60,7 @@ class Model(NamedTuple):
             variables = dict(self.module.init({"params": key}, *inputs, train=False))
         return variables.pop("params"), variables
 
-    def _redraw(self, call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+    def _redraw(self, call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
         if self.kernel_init and hasattr(context.module, "kernel_init"):
             object.__setattr__(context.module, "kernel_init", self.kernel_init)
         return call(*args, **kwargs)
@@ -99,7 +99,7 @@ class Model(NamedTuple):
                 rngs=None if key is None else {"dropout": key},
                 method="outputs",
             )
-        return tree.cast(outputs, jnp.float32)
+        return dict(tree.cast(outputs, jnp.float32))
 
     def calls(self, spec: Mapping[str, jax.ShapeDtypeStruct]) -> tuple[str, ...]:
         """Names of the backbone's children, in the order in which a batch of this shape calls them.
@@ -108,7 +108,7 @@ class Model(NamedTuple):
         """
         order: dict[str, None] = {}
 
-        def note(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+        def note(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
             path = context.module.path
             if len(path) > 1 and path[0] == "backbone":
                 order[path[1]] = None
@@ -118,7 +118,7 @@ class Model(NamedTuple):
             jax.eval_shape(self.init, jax.random.key(0), jax.tree.map(_prepared, dict(spec)))
         return tuple(order)
 
-    def _changed(self, interceptors: Sequence[Callable]) -> ExitStack:
+    def _changed(self, interceptors: Sequence[Callable[..., Any]]) -> ExitStack:
         stack = ExitStack()
         if self.float32 is not None:
             stack.enter_context(nn.intercept_methods(precise(self.dtype, self.float32)))
@@ -131,9 +131,12 @@ class Model(NamedTuple):
 
     def _inputs(self, batch: Batch) -> list[Array]:
         # Tokens are signed integers and stay what they are; pixels, uint8 or float, are cast.
-        is_token = lambda x: jnp.issubdtype(x.dtype, jnp.signedinteger)
         inputs = [batch[name] for name in self._reads()]
-        return [x if is_token(x) else x.astype(self.dtype) for x in inputs]
+        are_tokens = [jnp.issubdtype(x.dtype, jnp.signedinteger) for x in inputs]
+        return [
+            x if is_token else x.astype(self.dtype)
+            for x, is_token in zip(inputs, are_tokens, strict=True)
+        ]
 
     def _collections(self, params: PyTree, variables: PyTree) -> PyTree:
         return {"params": cast_params(params, self.dtype, self.float32), **variables}
@@ -150,7 +153,7 @@ def frozen(objective: Objective, pattern: str) -> Objective:
     What only they need is not computed in the backward pass.
     """
 
-    def loss(params: PyTree, variables: PyTree, batch: Batch, key: Array):
+    def loss(params: PyTree, variables: PyTree, batch: Batch, key: Array) -> tuple[Array, Aux]:
         still = tree.select(params, pattern)
         held = jax.tree.map(lambda x, s: jax.lax.stop_gradient(x) if s else x, params, still)
         return objective.loss(held, variables, batch, key)
@@ -182,7 +185,7 @@ def augmented(
 
     prepared = preparation(preprocess)
 
-    def loss(params: PyTree, variables: PyTree, batch: Batch, key: Array):
+    def loss(params: PyTree, variables: PyTree, batch: Batch, key: Array) -> tuple[Array, Aux]:
         key, *keys = jax.random.split(key, len(augment) + 1)
         for transform, k in zip(augment, keys, strict=True):
             batch = transform(k, batch)

@@ -62,7 +62,7 @@ class Checkpoints:
         logging.getLogger("asyncio").addFilter(_is_news)
         self._folder, self._writes = folder.absolute(), writes
         self._saving: int | None = None  # the step that is being written
-        self._content: Future[tuple] = Future()  # what its seal will say
+        self._content: Future[tuple[Any, ...]] = Future()  # what its seal will say
         self._failed: str | None = None  # what the last save failed of
         self._metrics = {step: _metric(self._folder, step) for step in self.steps()}
         self._policy = _LatestAndBest(self._metrics, keep_latest, keep_best, mode)
@@ -92,7 +92,7 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: Any) -> None:
         self.close()
 
     def close(self) -> None:
@@ -254,7 +254,7 @@ class Checkpoints:
         return None
 
 
-class _LatestAndBest(policies.PreservationPolicy):
+class _LatestAndBest(policies.PreservationPolicy):  # type: ignore[misc]  # Orbax has no types
     """Orbax's own cannot be joined: its metrics lie in a file of their own, unguarded."""
 
     def __init__(self, metrics: Mapping[int, float | None], latest: int, best: int, mode: str):

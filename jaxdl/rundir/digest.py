@@ -36,7 +36,7 @@ def start(state: PyTree) -> Callable[[], dict[str, str]]:
     def wait() -> dict[str, str]:
         rows = dict(zip(order, fetch(sums).tolist(), strict=True))
         names = tree.flatten(jax.tree.unflatten(structure, range(len(kinds))))
-        return {name: _text(*kinds[i], rows[i]) for name, i in names.items()}
+        return {name: _text(kinds[i][0], kinds[i][1], rows[i]) for name, i in names.items()}
 
     return wait
 
@@ -46,7 +46,8 @@ def digest_on_host(x: np.ndarray) -> str:
     bits = np.ascontiguousarray(x).reshape(-1)
     bits = bits.view(f"uint{8 * min(x.dtype.itemsize, 4)}").astype(np.uint32)
     place = np.arange(bits.size, dtype=np.uint32)
-    sums = [np.sum(bits * (_mix(place ^ seed) | np.uint32(1)), dtype=np.uint32) for seed in SEEDS]
+    factors = [_mix(place ^ seed) | np.uint32(1) for seed in SEEDS]
+    sums = [int(np.sum(bits * factor, dtype=np.uint32)) for factor in factors]
     return _text(x.dtype, x.shape, sums)
 
 

@@ -68,7 +68,7 @@ def claim(workdir: Path, config: Config) -> list[str]:
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(tree, dict) or not tree:
         return {prefix: tree}
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in tree.items():
         flat |= _flat(value, f"{prefix}.{key}" if prefix else key)
     return flat
@@ -185,7 +185,5 @@ def save_predictions(
         low, high = image.min(), image.max()
         image = np.uint8(255 * (image - low) / max(high - low, 1e-9))
     with writing(workdir):
-        np.savez_compressed(
-            workdir / "predictions.npz",
-            **predictions, confusion=confusion, image=image, index=index, split=name,
-        )  # fmt: skip
+        arrays: dict[str, Any] = {**predictions, "confusion": confusion, "image": image}
+        np.savez_compressed(workdir / "predictions.npz", **arrays, index=index, split=name)

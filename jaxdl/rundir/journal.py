@@ -1,6 +1,7 @@
 """Metric log of a run: one JSON object per line of `metrics.jsonl`, and further sinks."""
 
 import contextlib
+import functools
 import json
 import math
 import time
@@ -49,7 +50,7 @@ class MetricLog:
         self._sinks = [
             _Outlet(
                 f"a sink of {workdir}",
-                lambda at, opens=opens: supply(opens, workdir=workdir, step=at),
+                functools.partial(_opened, opens, workdir),
                 step,
             )
             for opens in sinks
@@ -78,6 +79,11 @@ class MetricLog:
         for outlet in [self._file, *self._sinks]:
             if outlet:
                 outlet.close()
+
+
+def _opened(build: Callable[..., Sink], workdir: Path, step: int) -> Sink:
+    sink: Sink = supply(build, workdir=workdir, step=step)
+    return sink
 
 
 class _Outlet:

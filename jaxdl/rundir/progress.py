@@ -121,7 +121,7 @@ class TrainLog:
     def moves(self) -> bool:
         """True if the last step changed anything."""
         self._land(0)
-        return self._skipped == 0
+        return bool(self._skipped == 0)
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:

@@ -33,7 +33,7 @@ class Predictions(NamedTuple):
     """(k, k) int, rows are the truth"""
     image: np.ndarray | None
     """(m, h, w, c) uint8, a selection"""
-    index: np.ndarray
+    index: np.ndarray  # type: ignore[assignment]  # hides tuple.index, which nobody calls
     """(m,) int, where each image stands among the n examples"""
     split: str
 
@@ -47,7 +47,7 @@ class Maps(NamedTuple):
     """(m, h, w) int, the truth; pixels without a class are void"""
     prediction: np.ndarray
     """(m, h', w') int"""
-    index: np.ndarray
+    index: np.ndarray  # type: ignore[assignment]  # hides tuple.index, which nobody calls
     """(m,) int, where each stands in its split"""
     split: str
 

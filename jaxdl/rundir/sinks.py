@@ -85,8 +85,8 @@ class _CSV:
         rows = [("step", "metric", "value")]
         if file.exists():
             with file.open(newline="") as old:
-                found = [row for row in csv.reader(old) if len(row) == 3][1:]
-            rows += [row for row in found if int(row[0]) <= step]
+                kept = [row for row in csv.reader(old) if len(row) == 3][1:]
+            rows += [(t, metric, value) for t, metric, value in kept if int(t) <= step]
         replace(file, _as_csv(rows))
         self._file = file.open("a", newline="")
 

@@ -139,8 +139,8 @@ def _newest(folder: Path, steps: Sequence[int], config: Config, average: bool) -
         except UserError as error:
             errors.append(error)
             continue
-        for error in errors:
-            warnings.warn(f"{error}; using step {step} instead", stacklevel=3)
+        for damage in errors:
+            warnings.warn(f"{damage}; using step {step} instead", stacklevel=3)
         return weights
     raise errors[0]
 
@@ -151,14 +151,17 @@ def _at(folder: Path, step: int, config: Config, average: bool) -> RunWeights:
     if damaged := integrity.verify(saved, manifest):
         raise UserError(f"checkpoint {saved} is damaged: {damaged[0]}")
     digests = manifest.digests
-    below = lambda prefix: {n for n in digests if n.startswith(f"{prefix}/")}
+
+    def below(prefix: str) -> set[str]:
+        return {n for n in digests if n.startswith(f"{prefix}/")}
+
     # What each weight is made of: later entries win.
     origin = {n: n for n in below("params") | below("variables")}
     averages = average and config.evaluation.average and below("average")
     if averages:
         origin |= {n.removeprefix("average/"): n for n in averages}
     iterates = {} if averages or not average else _iterates(digests)
-    leaves = read_leaves(
+    leaves: dict[str, Any] = read_leaves(
         saved, {n: digests[n] for n in {*origin.values(), *iterates, *iterates.values()}}
     )
     flat = {name: leaves[source] for name, source in origin.items()}

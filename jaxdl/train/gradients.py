@@ -5,6 +5,7 @@ arguments -> ((scalar, Aux), gradient), the shape of `jax.value_and_grad(loss, h
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,10 @@ def split_microbatches(batch: Batch, n: int) -> Batch:
 
     Strided, so that each device cuts its own rows and none travels.
     """
-    cut = lambda x: x.reshape(x.shape[0] // n, n, *x.shape[1:]).swapaxes(0, 1)
+
+    def cut(x: Array) -> Array:
+        return x.reshape(x.shape[0] // n, n, *x.shape[1:]).swapaxes(0, 1)
+
     return {name: cut(x) for name, x in batch.items()}
 
 
@@ -49,8 +53,10 @@ def accumulate_grads(
     n = micro_batches
 
     def accumulating(loss: Loss) -> GradFn:
-        def grad_fn(params: PyTree, variables: PyTree, batch: Batch, key: Array):
-            def one(variables: PyTree, micro: Batch, i: Array):
+        def grad_fn(
+            params: PyTree, variables: PyTree, batch: Batch, key: Array
+        ) -> tuple[tuple[Array, Aux], PyTree]:
+            def one(variables: PyTree, micro: Batch, i: Array) -> tuple[PyTree, Any]:
                 (value, aux), grads = method(loss)(
                     params, variables, micro, jax.random.fold_in(key, i)
                 )
@@ -58,7 +64,7 @@ def accumulate_grads(
                 weighted = jax.tree.map(lambda x: x * count, (value, grads))
                 return aux.variables, (weighted, aux.metrics)
 
-            def body(carry, xs):
+            def body(carry: PyTree, xs: PyTree) -> tuple[PyTree, None]:
                 variables, sums = carry
                 variables, more = one(variables, *xs)
                 return (variables, jax.tree.map(jnp.add, sums, more)), None
@@ -91,8 +97,10 @@ def full_batch(micro_batches: int, mesh: jax.sharding.Mesh, /) -> GradientMethod
 def per_term_grads(loss: Loss) -> GradFn:
     """The gradients of the terms that a loss adds up, stacked along axis 0 of every leaf."""
 
-    def grad_fn(params: PyTree, variables: PyTree, batch: Batch, key: Array):
-        def terms(params: PyTree):
+    def grad_fn(
+        params: PyTree, variables: PyTree, batch: Batch, key: Array
+    ) -> tuple[tuple[Array, Aux], PyTree]:
+        def terms(params: PyTree) -> tuple[Array, tuple[Array, Aux]]:
             value, aux = loss(params, variables, batch, key)
             if len(aux.terms) < 2:
                 raise UserError(
@@ -119,7 +127,7 @@ def project_conflicts(grads: PyTree, key: Array) -> PyTree:
     orders = jax.vmap(lambda k: jax.random.permutation(k, n))(jax.random.split(key, n))
 
     def settle(own: PyTree, place: Array, order: Array) -> PyTree:
-        def against(own: PyTree, j: Array):
+        def against(own: PyTree, j: Array) -> tuple[PyTree, None]:
             other = jax.tree.map(lambda g: g[j], grads)
             dot = sum(jnp.vdot(a, b) for a, b in _pairs(own, other))
             square = sum(jnp.vdot(b, b) for b in jax.tree.leaves(other))
@@ -149,7 +157,9 @@ def pcgrad(micro_batches: int, mesh: jax.sharding.Mesh, /) -> GradientMethod:
     def surgery(loss: Loss) -> GradFn:
         each = accumulate_grads(micro_batches, per_term_grads)(loss)
 
-        def grad_fn(params: PyTree, variables: PyTree, batch: Batch, key: Array):
+        def grad_fn(
+            params: PyTree, variables: PyTree, batch: Batch, key: Array
+        ) -> tuple[tuple[Array, Aux], PyTree]:
             aux, grads = each(params, variables, batch, key)
             return aux, project_conflicts(grads, jax.random.fold_in(key, micro_batches))
 

@@ -1,5 +1,6 @@
 """All that training carries from one step to the next, as one pytree."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -82,11 +83,12 @@ def abstract_state(
 ) -> TrainState:
     """Shapes, types and shardings of the state, without computing it."""
     shapes = jax.eval_shape(lambda k: new_state(objective, tx, k, batch_spec, spec), key)
-    return jax.tree.map(
+    state: TrainState = jax.tree.map(
         lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place),
         shapes,
         tree_shardings(shapes, mesh, spec.rules, spec.layout),
     )
+    return state
 
 
 def init_state(
@@ -107,11 +109,12 @@ def init_state(
         mesh: from `make_mesh`.
         keeps: what else there is, and where leaves live; see `tree_shardings`.
     """
-    return materialize(
+    state: TrainState = materialize(
         lambda k: new_state(objective, tx, k, batch_spec, spec),
         key,
         shardings=lambda shapes: tree_shardings(shapes, mesh, spec.rules, spec.layout),
     )
+    return state
 
 
 def with_weights(
@@ -121,9 +124,10 @@ def with_weights(
 
     What the optimizer and the average derive from parameters is derived anew.
     """
-    place = lambda values, like: jax.tree.map(
-        lambda v, x: jax.device_put(v, x.sharding), values, like
-    )
+
+    def place(values: PyTree, like: PyTree) -> PyTree:
+        return jax.tree.map(lambda v, x: jax.device_put(v, x.sharding), values, like)
+
     params, variables = place(params, state.params), place(variables, state.variables)
     shardings = jax.tree.map(lambda x: x.sharding, state.opt_state)
     opt_state = jax.jit(tx.init, out_shardings=shardings)(params)
@@ -131,4 +135,6 @@ def with_weights(
     if average is not None:
         # copies: the step donates its state, and no two of its leaves may be one array
         average = jax.tree.map(jnp.copy, {"params": params, "variables": variables})
-    return state.replace(params=params, variables=variables, opt_state=opt_state, average=average)
+    return dataclasses.replace(
+        state, params=params, variables=variables, opt_state=opt_state, average=average
+    )

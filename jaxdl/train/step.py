@@ -1,13 +1,15 @@
 """The train step: joins objective, gradient method and optimizer; alone applies updates."""
 
+import dataclasses
 from collections.abc import Callable
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from jaxdl.train.gradients import GradientMethod, full_batch_grad, scaled
-from jaxdl.train.precision import LossScale, next_scale
+from jaxdl.train.precision import LossScale, Scale, next_scale
 from jaxdl.train.sharding import replicated
 from jaxdl.train.state import TrainState
 from jaxdl.types import Array, Batch, Metrics, MultiStepBatch, Objective, PyTree
@@ -45,7 +47,8 @@ def make_step(
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
-        method = gradient if loss_scale is None else scaled(gradient, state.loss_scale.value)
+        scale = cast(Scale, state.loss_scale)  # there wherever the step has a rule for it
+        method = gradient if loss_scale is None else scaled(gradient, scale.value)
         take = method(objective.loss)
         (loss, aux), grads = take(state.params, state.variables, batch, key)
 
@@ -60,12 +63,14 @@ def make_step(
         norms = {"gradient_norm": grads, "parameter_norm": params, "update_norm": updates}
         one = jnp.ones((), jnp.float32)
         metrics = aux.metrics | {k: (_norm(v), one) for k, v in norms.items()}
-        new = state.replace(params=params, variables=aux.variables, opt_state=opt_state)
+        new = dataclasses.replace(
+            state, params=params, variables=aux.variables, opt_state=opt_state
+        )
         if average is not None:
             fraction = average(state.step)
             latest = {"params": params, "variables": aux.variables}
-            new = new.replace(
-                average=jax.tree.map(lambda a, x: _lerp(a, x, fraction), state.average, latest)
+            new = dataclasses.replace(
+                new, average=jax.tree.map(lambda a, x: _lerp(a, x, fraction), state.average, latest)
             )
         if skip_nonfinite or loss_scale is not None:
             # A norm is finite only if all that it is taken of is; SAM's second gradient shows in
@@ -76,9 +81,9 @@ def make_step(
             metrics = jax.tree.map(lambda x: jnp.where(finite, x, jnp.zeros_like(x)), metrics)
             metrics["skipped"] = (1 - finite.astype(jnp.float32), one)
             if loss_scale is not None:
-                new = new.replace(loss_scale=next_scale(loss_scale, state.loss_scale, finite))
-                metrics["loss_scale"] = (state.loss_scale.value, one)
-        return new.replace(step=state.step + 1), metrics
+                new = dataclasses.replace(new, loss_scale=next_scale(loss_scale, scale, finite))
+                metrics["loss_scale"] = (scale.value, one)
+        return dataclasses.replace(new, step=state.step + 1), metrics
 
     return step
 
@@ -89,7 +94,8 @@ def _norm(tree: PyTree) -> Array:
     leaves = jax.tree.leaves(tree)
     small = [x.ravel() for x in leaves if x.size <= SMALL]
     large = [x for x in leaves if x.size > SMALL]
-    return optax.tree.norm([*large, jnp.concatenate(small)] if small else large)
+    norm: Array = optax.tree.norm([*large, jnp.concatenate(small)] if small else large)
+    return norm
 
 
 def multi_step(step: Step) -> Callable[[TrainState, MultiStepBatch], tuple[TrainState, Metrics]]:
@@ -104,17 +110,22 @@ def multi_step(step: Step) -> Callable[[TrainState, MultiStepBatch], tuple[Train
             state, metrics = step(state, run.batch(i))
             return state, jax.tree.map(jnp.add, sums, metrics)
 
-        shapes = jax.eval_shape(lambda s: step(s, run.batch(0))[1], state)
+        shapes = jax.eval_shape(lambda s: step(s, run.batch(jnp.int32(0)))[1], state)
         sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        return jax.lax.fori_loop(0, run.steps, body, (state, sums))
+        end: tuple[TrainState, Metrics] = jax.lax.fori_loop(0, run.steps, body, (state, sums))
+        return end
 
     return steps
 
 
 def _select(finite: Array, new: TrainState, old: TrainState) -> TrainState:
     moved = ("params", "variables", "opt_state", "average")
-    pick = lambda x, y: jax.tree.map(lambda a, b: jnp.where(finite, a, b), x, y)
-    return new.replace(**{name: pick(getattr(new, name), getattr(old, name)) for name in moved})
+
+    def pick(x: PyTree, y: PyTree) -> PyTree:
+        return jax.tree.map(lambda a, b: jnp.where(finite, a, b), x, y)
+
+    picked = {name: pick(getattr(new, name), getattr(old, name)) for name in moved}
+    return dataclasses.replace(new, **picked)
 
 
 def _lerp(average: Array, new: Array, fraction: Array) -> Array:
