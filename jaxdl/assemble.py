@@ -4,6 +4,7 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxdl import registry
@@ -21,12 +23,12 @@ from jaxdl.data.streams import MAIN, TrainStream, sampler_of
 from jaxdl.data.subset import subset_of
 from jaxdl.durations import to_steps
 from jaxdl.errors import UserError
+from jaxdl.metrics.base import Metric, by_name, class_keys, entries
 from jaxdl.nn.drop import elementwise
 from jaxdl.nn.layout import LAYOUT, STAGED
 from jaxdl.objectives.base import Model, augmented, frozen, preparation
 from jaxdl.optim.chain import chain
 from jaxdl.optim.groups import grouped
-from jaxdl.train.evaluate import Metric, metric_of
 from jaxdl.train.reestimate import Reestimate, make_reestimate
 from jaxdl.train.sharding import AXES, Layout, batch_sharding, batch_shards, make_mesh
 from jaxdl.train.state import StateSpec, TrainState, abstract_state
@@ -66,6 +68,23 @@ class Plan(NamedTuple):
     def step(self) -> Step:
         """The step that a run ends with, and in most runs the only one."""
         return self.phases[-1][1]
+
+    def classes(self, role: str) -> tuple[str, ...]:
+        """The name of each class of a split."""
+        split = self.splits[role]
+        return class_keys(split.class_names, split.num_classes)
+
+    def measured(self, role: str) -> list[str]:
+        """Keys of the numbers that are measured on a split, such as 'test/iou/sky'."""
+        classes = self.classes(role)
+        return [f"{role}/{m}{e}" for m, x in self.metrics.items() for e in entries(x, classes)]
+
+    def by_name(
+        self, role: str, values: Mapping[str, Any]
+    ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """Values of a split: numbers by such keys, and apart matrices by metric."""
+        numbers, matrices = by_name(values, self.metrics, self.classes(role))
+        return {f"{role}/{name}": number for name, number in numbers.items()}, matrices
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes of a global training batch."""
@@ -142,12 +161,10 @@ def assemble(
     if precision.start:
         exact = model._replace(dtype=jnp.dtype(jnp.float32))
         phases.insert(0, (0, step(_objective(config, parts, exact, make))))
-    measures = zip(config.evaluation.metrics, parts.many("evaluation.metrics"), strict=True)
-    metrics = {_metric_name(p): _metric(p, build) for p, build in measures}
-    check_monitor(config, splits, metrics)
+    metrics = _metrics(config.evaluation.metrics, parts.named("evaluation.metrics"), make)
     for predictor in parts.many("evaluation.predictors"):
         objective = make(predictor, objective=objective)
-    return Plan(
+    plan = Plan(
         parts=parts,
         splits=splits,
         streams=streams,
@@ -167,6 +184,8 @@ def assemble(
         metrics=metrics,
         unit=unit_of("objectives", config.objective),
     )
+    check_monitor(config, {role: plan.measured(role) for role in splits})
+    return plan
 
 
 def durations(config: Config, examples: int) -> tuple[int, Callable[[int | str], int]]:
@@ -304,9 +323,19 @@ def _optimizer(
     )
 
 
-def _metric(part: Part, build: functools.partial) -> Metric:
-    return metric_of(build, registry.find("metrics", part.name).metadata)
+def _metrics(
+    given: Mapping[str, Part] | Sequence[Part],
+    built: Mapping[str, Callable[..., Metric]],
+    make: Callable[..., Any],
+) -> dict[str, Metric]:
+    """Metrics by the names that a config gives them, or by their own with their arguments."""
+    keys = list(given if isinstance(given, Mapping) else map(_metric_name, given))
+    odd = next((key for key in keys if not re.fullmatch(r"[\w.+-]+", key)), None)
+    if isinstance(given, Mapping) and odd is not None:
+        raise UserError(f"a metric cannot be called '{odd}': letters, digits, '.', '_', '+', '-'")
+    return {key: make(build) for key, build in zip(keys, built.values(), strict=True)}
 
 
 def _metric_name(part: Part) -> str:
-    return "_".join([part.name, *(str(v) for v in part.args.values())])
+    values = (_metric_name(v) if isinstance(v, Part) else str(v) for v in part.args.values())
+    return "_".join([part.name, *values])

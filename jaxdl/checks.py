@@ -33,7 +33,24 @@ def check_batch(config: Config, mesh: jax.sharding.Mesh) -> None:
 
 def unit_of(kind: str, part: Part) -> str:
     """The unit of an objective's or a metric's logits: 'example' unless it says otherwise."""
-    return registry.find(kind, part.name).metadata.get("unit", "example")
+    return units_of(kind, part)[0]
+
+
+def units_of(kind: str, part: Part) -> tuple[str, ...]:
+    """The units of a part that may be of several."""
+    unit = metadata_of(kind, part, "unit") or "example"
+    return (unit,) if isinstance(unit, str) else unit
+
+
+def metadata_of(kind: str, part: Part, key: str) -> Any:
+    """Metadata of a part, or else of the part of its kind inside it; None where neither says."""
+    entry = registry.find(kind, part.name)
+    if key in entry.metadata:
+        return entry.metadata[key]
+    for name, inner in part.args.items():
+        if name in entry.arguments() and registry.inner_kind(entry, name) == kind:
+            return metadata_of(kind, inner if isinstance(inner, Part) else Part(inner), key)
+    return None
 
 
 def check_fit(config: Config, module: Any, train: Split) -> None:
@@ -83,20 +100,20 @@ def _augmentations(config: Config, train: Split) -> None:
 
 def _same_unit(config: Config, unit: str | None) -> None:
     """Objective, metrics and predictors speak of what the model speaks of."""
-    measures, predictors = config.evaluation.metrics, config.evaluation.predictors
+    measures, predictors = _values(config.evaluation.metrics), config.evaluation.predictors
     asked = [("objectives", config.objective), *(("metrics", m) for m in measures)]
     # A predictor that does not say what it is of is of anything.
     choosy = [p for p in predictors if "unit" in registry.find("predictors", p.name).metadata]
     for kind, part in [*asked, *(("predictors", p) for p in choosy)]:
-        wanted = unit_of(kind, part)
-        if unit is not None and wanted != unit:
-            mates = [e.name for e in registry.entries(kind) if unit_of(kind, Part(e.name)) == unit]
+        wanted = units_of(kind, part)
+        if unit is not None and unit not in wanted:
+            mates = [e.name for e in registry.entries(kind) if unit in units_of(kind, Part(e.name))]
             raise UserError(
-                f"{registry.singular(kind)} '{part.name}' is of each {wanted}, and model "
+                f"{registry.singular(kind)} '{part.name}' is of each {wanted[0]}, and model "
                 f"'{config.model.name}' speaks of each {unit}: {choices(part.name, mates)}"
             )
     for part in measures:
-        made_by = registry.find("metrics", part.name).metadata.get("inputs")
+        made_by = metadata_of("metrics", part, "inputs")
         if made_by == "generated" and "generate" not in {p.name for p in predictors}:
             raise UserError(
                 f"metric '{part.name}' is of what the model writes: set "
@@ -153,13 +170,17 @@ def shapes(split: Split) -> str:
     return ", ".join(f"{k} {s.dtype}{list(s.shape)}" for k, s in split.element_spec.items())
 
 
-def check_monitor(config: Config, splits: dict[str, Split], metrics: dict[str, Any]) -> None:
-    """Refuse to be judged by what is not measured."""
-    if "validation" not in splits:
+def _values(parts: tuple[Part, ...] | dict[str, Part]) -> tuple[Part, ...]:
+    return tuple(parts.values()) if isinstance(parts, dict) else parts
+
+
+def check_monitor(config: Config, measured: dict[str, list[str]]) -> None:
+    """Refuse to be judged by what is not measured: keys such as 'test/iou/sky' of each split."""
+    if "validation" not in measured:
         if config.early_stopping:
             raise UserError("config.early_stopping needs a split in config.data.validation")
         return
-    monitor, known = config.evaluation.monitor, [f"validation/{name}" for name in metrics]
+    monitor, known = config.evaluation.monitor, measured["validation"]
     if monitor not in known:
         raise UserError(
             f"config.evaluation.monitor '{monitor}' is not measured while training: "

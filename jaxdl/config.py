@@ -112,7 +112,9 @@ class Evaluation:
     """Evaluation: its period, its metrics, and the metric by which a run is judged."""
 
     every: Duration = "1 epoch"
-    metrics: tuple[Annotated[Part, Of("metrics")], ...] = (part("accuracy"), part("cross_entropy"))
+    metrics: (
+        tuple[Annotated[Part, Of("metrics")], ...] | dict[str, Annotated[Part, Of("metrics")]]
+    ) = (part("accuracy"), part("cross_entropy"))  # in a dict, under names of your own
     monitor: str = "validation/accuracy"
     mode: Literal["max", "min"] = "max"
     average: bool = True  # evaluate the averaged weights where the run keeps them

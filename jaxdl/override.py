@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import types
 import typing
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -113,9 +114,10 @@ def _literal(text: str, annotation: Any) -> Any:
 
 
 def _is_tuple_of_parts(annotation: Any) -> bool:
-    if typing.get_origin(annotation) is not tuple:
-        return False
-    return dataclass_of(typing.get_args(annotation)[0]) is Part
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (types.UnionType, typing.Union):
+        return any(map(_is_tuple_of_parts, inner))
+    return origin is tuple and dataclass_of(inner[0]) is Part
 
 
 _CALL = re.compile(r"\w+\((\w+\s*=.*)?\)")

@@ -282,6 +282,12 @@ def _marks(annotation: Any) -> tuple[Any, ...]:
     return ()
 
 
+def inner_kind(entry: Entry, argument: str) -> str | None:
+    """The kind of the part that an argument of a builder takes; None where it takes no part."""
+    marks = _marks(entry.arguments()[argument].annotation)
+    return next((m.kind for m in marks if isinstance(m, Of)), None)
+
+
 def _convert(value: Any, annotation: Any, where: str) -> Any:
     inner = next((m.kind for m in _marks(annotation) if isinstance(m, Of)), None)
     if inner and isinstance(value, Part | str):

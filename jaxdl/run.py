@@ -23,7 +23,7 @@ from jaxdl.report import write_report
 from jaxdl.rundir import directory
 from jaxdl.rundir.outputs import save_outputs
 from jaxdl.rundir.progress import Diverged, TrainLog
-from jaxdl.session import ROLLED_BACK, Session, scalars
+from jaxdl.session import ROLLED_BACK, Session
 from jaxdl.train.evaluate import make_evaluate, predict_maps
 from jaxdl.train.loop import Hook, every, fit, piecewise, run_hooks
 from jaxdl.train.outputs import output_rows
@@ -251,11 +251,11 @@ def conclude(session: Session, state: TrainState) -> dict[str, Any]:
     gathered = {ROWS: output_rows(n, limit, plan.unit)}
     measure = make_evaluate(plan.objective, plan.metrics | gathered, plan.mesh)
     values = measure(*weights, session.whole(role, fingerprint))
-    rows, values = values.pop(ROWS), scalars(role, values)
+    rows, (values, matrices) = values.pop(ROWS), plan.by_name(role, values)
     digest = merged(hosts.gather(f"digest of {role}", fingerprint.text))
     known = [line for line in session.journal.lines if line["step"] == step]
     if role == "test" and not any(key.startswith("test/") for line in known for key in line):
-        session.journal.write(step, values)
+        session.record(step, role, values, matrices)
         if session.leads:
             print("final  " + "  ".join(f"{k} {v:.4f}" for k, v in values.items()), flush=True)
     _keep_predictions(session, role, weights, rows)

@@ -22,6 +22,7 @@ from jaxdl.errors import UserError
 from jaxdl.hub.load import transfer
 from jaxdl.rundir.checkpoint import Checkpoints, Restored
 from jaxdl.rundir.journal import MetricLog
+from jaxdl.rundir.matrices import save_matrices
 from jaxdl.rundir.progress import Diverged, TrainLog
 from jaxdl.rundir.weights import best_step
 from jaxdl.train import nonfinite, stopping
@@ -158,20 +159,29 @@ class Session:
             weights: what `weights(state)` gave, where that is known already.
         """
         weights = weights or self.weights(state)
-        values = self._measure(weights, role)
+        values, matrices = self._measure(weights, role)
         if role == "validation" and self.config.evaluation.generalization_gap:
-            fitted = self._measure(weights, "train", len(self.plan.splits[role]))
+            fitted, _ = self._measure(weights, "train", len(self.plan.splits[role]))
             values |= {f"train_eval/{k.partition('/')[2]}": v for k, v in fitted.items()}
             values |= gaps(values)
-        self.journal.write(int(state.step), values)
+        self.record(int(state.step), role, values, matrices)
         return values
+
+    def record(
+        self, step: int, role: str, values: dict[str, float], matrices: dict[str, np.ndarray]
+    ) -> None:
+        """Write numbers, by key, to the journal, and the matrices of a split to their files."""
+        self.journal.write(step, values)
+        if self.leads:
+            save_matrices(self.workdir, role, matrices)
 
     def _measure(
         self, weights: tuple[PyTree, PyTree], role: str, examples: int | None = None
-    ) -> dict[str, float]:
+    ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """Numbers by key, 'role/metric'; and apart from them matrices by metric."""
         with contextlib.closing(whole_split(self.config, self.plan, role, examples)) as batches:
             found = self._evaluate(*weights, self.stop.between(batches))
-        return scalars(role, found)
+        return self.plan.by_name(role, found)
 
     def weights(self, state: TrainState) -> tuple[PyTree, PyTree]:
         """(params, variables) to evaluate, with batch statistics of their own if asked for."""
@@ -255,11 +265,6 @@ class Session:
         """The best weights that were kept where early stopping asks for them, else the last."""
         step = best_step(self.config, self.checkpoints.steps(), self.history())
         return state if step is None else self.checkpoints.restore(step, _abstract(state)).state
-
-
-def scalars(role: str, values: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Scalar values of a split for the metric log: 'role/metric' to number."""
-    return {f"{role}/{name}": float(v) for name, v in values.items() if np.ndim(v) == 0}
 
 
 def gaps(values: dict[str, float]) -> dict[str, float]:

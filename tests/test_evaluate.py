@@ -1,7 +1,5 @@
 """Evaluation: every example once, whatever the batch and the devices; scikit-learn's figures."""
 
-import inspect
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,15 +11,19 @@ from jaxdl import registry
 from jaxdl.config import part
 from jaxdl.data.arrays import from_arrays
 from jaxdl.data.pipeline import evaluation_batches, open_split
-from jaxdl.train.evaluate import Metric, make_evaluate, metric_of, ratio
+from jaxdl.metrics.base import Metric, ratio
+from jaxdl.train.evaluate import make_evaluate
 from jaxdl.train.outputs import output_rows
 from jaxdl.train.sharding import AXES, batch_sharding
 from jaxdl.types import VOID, Objective
 
 CLASSES = 7
-ENTRIES = registry.entries("metrics")
+# All but the one that needs another metric inside.
+ENTRIES = {e.name: e for e in registry.entries("metrics") if e.name != "on"}
+METRICS = {name: entry.build() for name, entry in ENTRIES.items()}
+UNITS = {name: entry.metadata.get("unit", "example") for name, entry in ENTRIES.items()}
 # Those that read a label an example, and not tokens or maps, and that add up.
-OF_LABELS = [e for e in ENTRIES if not {"unit", "merge"} & e.metadata.keys()]
+OF_LABELS = [n for n, m in METRICS.items() if "example" in UNITS[n] and m.merge == "add"]
 PARTS = {
     "accuracy": part("accuracy"),
     "top_3": part("top_k", k=3),
@@ -63,7 +65,7 @@ def test_equal_to_scikit_learn(n, devices):
     split, logits, label = task(n)
     mesh = mesh_of(devices)
     batches = lambda: evaluation_batches(split, batch_size=32, sharding=batch_sharding(mesh))
-    metrics = {name: Metric(registry.bind("metrics", p)) for name, p in PARTS.items()}
+    metrics = {name: registry.bind("metrics", p)() for name, p in PARTS.items()}
     found = make_evaluate(GOAL, metrics, mesh)(jnp.ones(()), {}, batches())
 
     classes = np.arange(CLASSES)
@@ -85,9 +87,9 @@ def test_equal_to_scikit_learn(n, devices):
     np.testing.assert_allclose(predictions["confidence"], probabilities.max(-1), rtol=1e-5)
 
 
-@pytest.mark.parametrize("entry", OF_LABELS, ids=lambda e: e.name)
-def test_padding_counts_for_nothing_even_where_it_is_nan(entry):
-    metric = jax.jit(registry.bind("metrics", part(entry.name)))
+@pytest.mark.parametrize("name", OF_LABELS)
+def test_padding_counts_for_nothing_even_where_it_is_nan(name):
+    metric = jax.jit(METRICS[name].sums)
     logits = jax.random.normal(jax.random.key(0), (6, CLASSES))
     label = jnp.arange(6) % CLASSES
     total, count = metric({"logits": logits}, {"label": label, "mask": jnp.ones(6)})
@@ -136,10 +138,7 @@ def at_random(split, size, seed):
 @pytest.mark.parametrize("unit", ["example", "pixel", "token"])
 def test_any_batches_and_any_padding_give_one_value(unit, devices):
     split, mesh = of_kind(unit, 29), mesh_of(devices)
-    entries = [e for e in ENTRIES if e.metadata.get("unit", "example") == unit]
-    metrics = {
-        e.name: metric_of(registry.bind("metrics", part(e.name)), e.metadata) for e in entries
-    }
+    metrics = {name: metric for name, metric in METRICS.items() if unit in UNITS[name]}
     as_they_are = GOAL._replace(predict=lambda params, variables, batch: dict(batch))
     evaluate = make_evaluate(as_they_are, metrics, mesh)
     place = lambda batch: jax.device_put(batch, batch_sharding(mesh))
@@ -147,7 +146,7 @@ def test_any_batches_and_any_padding_give_one_value(unit, devices):
     whole = jax.jit(lambda s: {name: metric.sums(s, s) for name, metric in metrics.items()})(split)
     for seed in range(3):
         found = evaluate((), {}, map(place, at_random(split, 8, seed)))
-        assert list(found) == [e.name for e in entries]
+        assert list(found) == list(metrics)
         for name, metric in metrics.items():
             parts = jax.tree.map(np.asarray, whole[name])
             is_dict = metric.merge == "concat"
@@ -156,36 +155,26 @@ def test_any_batches_and_any_padding_give_one_value(unit, devices):
 
 
 def test_without_any_example_there_is_no_value():
-    metrics = {name: Metric(registry.bind("metrics", p)) for name, p in PARTS.items()}
+    metrics = {name: registry.bind("metrics", p)() for name, p in PARTS.items()}
     found = make_evaluate(GOAL, metrics, mesh_of(1))(jnp.ones(()), {}, [])
     assert list(found) == list(PARTS) and np.isnan(list(found.values())).all()
-    for entry in OF_LABELS:
-        value = metric_of(registry.bind("metrics", part(entry.name)), entry.metadata).value
-        nothing = np.zeros((CLASSES, CLASSES)) if entry.metadata else np.zeros(())
-        assert np.isnan(value(nothing, np.zeros(CLASSES))).all(), entry.name
+    for name in OF_LABELS:
+        metric = METRICS[name]
+        given = ({"logits": jnp.zeros((1, CLASSES))}, {"label": jnp.zeros(1, int)})
+        nothing = [np.zeros(s.shape) for s in jax.eval_shape(metric.sums, *given)]
+        assert np.isnan(metric.value(*nothing)).all(), name
 
 
 def test_arguments_that_the_value_takes_reach_it():
     matrix = np.array([[3.0, 1.0], [0.0, 4.0]])
     for average, expected in [("macro", (1 + 4 / 5) / 2), ("micro", 7 / 8)]:
-        bound = registry.bind("metrics", part("precision", average=average))
-        metric = metric_of(bound, registry.find("metrics", "precision").metadata)
+        metric = registry.bind("metrics", part("precision", average=average))()
         assert metric.value(matrix, np.float64(8)) == expected
 
 
-@pytest.mark.parametrize(
-    "entry", [e for e in ENTRIES if "value" in e.metadata], ids=lambda e: e.name
-)
-def test_a_metric_and_its_value_agree_on_defaults(entry):
-    defaults = {n: p.default for n, p in entry.arguments().items()}
-    for name, parameter in inspect.signature(entry.metadata["value"]).parameters.items():
-        if parameter.default is not parameter.empty:
-            assert parameter.default == defaults[name]
-
-
 def test_top_k_with_more_than_there_are_classes_is_one():
-    metric = registry.bind("metrics", part("top_k", k=50))
-    total, count = metric({"logits": jnp.zeros((4, 3))}, {"label": jnp.arange(4) % 3})
+    metric = registry.bind("metrics", part("top_k", k=50))()
+    total, count = metric.sums({"logits": jnp.zeros((4, 3))}, {"label": jnp.arange(4) % 3})
     assert total == count == 4
 
 
@@ -193,7 +182,7 @@ def test_a_metric_may_make_its_value_of_the_sums_of_the_whole_split():
     split, logits, label = task(40)
     mesh = mesh_of(1)
     batches = evaluation_batches(split, batch_size=16, sharding=batch_sharding(mesh))
-    loss = registry.bind("metrics", part("cross_entropy"))
+    loss = registry.bind("metrics", part("cross_entropy"))().sums
     metrics = {
         "exp": Metric(loss, lambda total, count: np.exp(total / count)),
         "mean": Metric(loss),

@@ -17,7 +17,7 @@ from jaxdl.data.pipeline import evaluation_batches, open_split
 from jaxdl.objectives.base import Model
 from jaxdl.objectives.generate import beam_search, generate, greedy
 from jaxdl.objectives.language import language
-from jaxdl.train.evaluate import make_evaluate, metric_of
+from jaxdl.train.evaluate import make_evaluate
 from jaxdl.train.sharding import AXES, batch_sharding
 from jaxdl.types import END, PADDING, Objective
 
@@ -172,7 +172,7 @@ def test_what_is_known_by_heart_is_written_and_measured(devices, beams):
     mesh = Mesh(shape, AXES, axis_types=(AxisType.Auto,) * 4)
     writing = registry.bind("predictors", part("generate", beams=beams))(KNOWS)
     metrics = {
-        e.name: metric_of(registry.bind("metrics", part(e.name)), e.metadata)
+        e.name: registry.bind("metrics", part(e.name))()
         for e in registry.entries("metrics")
         if e.metadata.get("unit") == "token"
     }

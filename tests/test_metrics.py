@@ -14,15 +14,13 @@ from sklearn import metrics as sk
 from jaxdl import registry
 from jaxdl.config import part
 from jaxdl.metrics.segmentation import mean_over_seen, overlaps
-from jaxdl.train.evaluate import metric_of
 
 N, CLASSES = 200, 5
 
 
 @functools.cache
 def metric(name, **args):
-    bound = registry.bind("metrics", part(name, **args))
-    found = metric_of(bound, registry.find("metrics", name).metadata)
+    found = registry.bind("metrics", part(name, **args))()
     return found, jax.jit(found.sums)
 
 

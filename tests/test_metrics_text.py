@@ -13,7 +13,6 @@ from jaxdl.config import part
 from jaxdl.data import pairs
 from jaxdl.errors import UserError
 from jaxdl.metrics.text import corpus_bleu, ended, rouge, texts
-from jaxdl.train.evaluate import metric_of
 from jaxdl.types import END, PADDING
 
 pytest.importorskip("sacrebleu")
@@ -101,9 +100,7 @@ def padded(rows, length, end=True):
 
 
 def value(name, generated, tokens, **args):
-    metric = metric_of(
-        registry.bind("metrics", part(name, **args)), registry.find("metrics", name).metadata
-    )
+    metric = registry.bind("metrics", part(name, **args))()
     rows = jax.jit(metric.sums)({"generated": generated}, {"tokens": tokens})
     return metric.value(jax.tree.map(np.asarray, rows))
 
@@ -160,12 +157,12 @@ def test_nothing_written_is_nothing_gained():
         assert value(name, empty, tokens) == 0
         assert value(name, empty, empty) == 0
         no_rows = {"hypothesis": tokens[:0], "reference": tokens[:0]}
-        assert np.isnan(registry.find("metrics", name).metadata["value"](no_rows))
+        assert np.isnan(registry.bind("metrics", part(name))().value(no_rows))
 
 
 def test_prompt_and_end_are_left_out():
     tokens = np.array([[2, 9, 4, 5, END, 0], [2, 9, 4, 4, 4, 4]], np.int32)
-    rows = registry.bind("metrics", part("bleu", prompt=2))(
+    rows = registry.bind("metrics", part("bleu", prompt=2))().sums(
         {"generated": tokens}, {"tokens": tokens}
     )
     assert texts(jax.tree.map(np.asarray, rows))[0] == ["4 5", "4 4 4 4"]
@@ -174,7 +171,7 @@ def test_prompt_and_end_are_left_out():
 
 def test_mistakes_are_said(monkeypatch):
     with pytest.raises(UserError, match="evaluation.predictors=generate"):
-        registry.bind("metrics", part("bleu"))({}, {"tokens": np.zeros((1, 2))})
+        registry.bind("metrics", part("bleu"))().sums({}, {"tokens": np.zeros((1, 2))})
     with pytest.raises(UserError, match="2 hypotheses have 1 references"):
         corpus_bleu(["a", "b"], ["a"])
     load = builtins.__import__

@@ -8,7 +8,7 @@ from sklearn.metrics import accuracy_score, jaccard_score
 from zoo import initial, quick
 
 from jaxdl import models, tree
-from jaxdl.metrics.segmentation import iou, mean_iou, mean_over_seen, pixel_accuracy
+from jaxdl.metrics.segmentation import correct_pixels, intersections, mean_iou, mean_over_seen
 from jaxdl.nn.dense import to_convolutional
 from jaxdl.nn.upsample import Upsample, bilinear, max_pool_with_indices, unpool
 from jaxdl.objectives.base import Model
@@ -172,13 +172,13 @@ def example():
 
 def test_metrics_are_those_of_scikit_learn():
     outputs, batch, truth, said = example()
-    total, count = pixel_accuracy(outputs, batch)
+    total, count = correct_pixels(outputs, batch)
     np.testing.assert_allclose(total / count, accuracy_score(truth, said), rtol=1e-6)
-    intersection, union = iou(outputs, batch)
+    intersection, union = intersections(outputs, batch)
     each = jaccard_score(truth, said, labels=[0, 1, 2, 3], average=None)
     np.testing.assert_allclose(intersection / union, each, rtol=1e-6)
     expected = jaccard_score(truth, said, average="macro")
-    sums = map(np.asarray, mean_iou(outputs, batch))
+    sums = map(np.asarray, mean_iou().sums(outputs, batch))
     np.testing.assert_allclose(mean_over_seen(*sums), expected, rtol=1e-6)
 
 
@@ -190,10 +190,10 @@ def test_a_class_that_is_nowhere_is_left_out_of_the_mean():
 def test_iou_of_two_batches_is_that_of_one():
     outputs, batch, *_ = example()
     halves = [
-        iou({"logits": outputs["logits"][s]}, {k: v[s] for k, v in batch.items()})
+        intersections({"logits": outputs["logits"][s]}, {k: v[s] for k, v in batch.items()})
         for s in (np.s_[:2], np.s_[2:])
     ]
-    for whole, *parts in zip(iou(outputs, batch), *halves, strict=True):
+    for whole, *parts in zip(intersections(outputs, batch), *halves, strict=True):
         np.testing.assert_array_equal(whole, sum(parts))
 
 
@@ -234,5 +234,5 @@ def test_labels_of_a_larger_map_are_cut_to_the_middle():
     outputs, batch, *_ = example()
     middle = {"logits": outputs["logits"][:, 1:4, 1:5]}
     cut = batch | {"label": batch["label"][:, 1:4, 1:5]}
-    for a, b in zip(pixel_accuracy(middle, batch), pixel_accuracy(middle, cut), strict=True):
+    for a, b in zip(correct_pixels(middle, batch), correct_pixels(middle, cut), strict=True):
         assert a == b

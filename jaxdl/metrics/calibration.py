@@ -6,13 +6,15 @@ estimate is biased upwards where bins hold few examples, and changes with their 
 """
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxdl.config import Count
-from jaxdl.metrics.classification import Outputs, Pair, masked
+from jaxdl.metrics.base import Metric, Outputs, Pair
+from jaxdl.metrics.classification import masked
 from jaxdl.registry import register
 from jaxdl.types import Batch, mask_of
 
@@ -29,9 +31,8 @@ def largest_gap(gap: np.ndarray, count: np.ndarray) -> float:
     return float(np.max(np.abs(gap[filled]) / count[filled])) if filled.any() else math.nan
 
 
-@register("metrics", value=expected_gap)
-def calibration_error(outputs: Outputs, batch: Batch, /, *, bins: Count = 15) -> Pair:
-    """Expected calibration error: what confidence and accuracy of a bin differ by, on average."""
+def gaps(outputs: Outputs, batch: Batch, bins: int = 15) -> Pair:
+    """(hits less confidences, examples) of each bin: two vectors (bins,)."""
     probabilities = jax.nn.softmax(outputs["logits"].astype(jnp.float32))
     confidence = jnp.max(probabilities, axis=-1)
     hit = jnp.argmax(outputs["logits"], axis=-1) == batch["label"]
@@ -42,19 +43,30 @@ def calibration_error(outputs: Outputs, batch: Batch, /, *, bins: Count = 15) ->
     return into_bins(hit - confidence), into_bins(mask)
 
 
-@register("metrics", value=largest_gap)
-def max_calibration_error(outputs: Outputs, batch: Batch, /, *, bins: Count = 15) -> Pair:
-    """Maximum calibration error: what confidence and accuracy differ by in the worst bin."""
-    return calibration_error(outputs, batch, bins=bins)
+@register("metrics")
+def calibration_error(*, bins: Count = 15) -> Metric:
+    """Expected calibration error: what confidence and accuracy of a bin differ by, on average."""
+    return Metric(partial(gaps, bins=bins), expected_gap)
 
 
 @register("metrics")
-def brier(outputs: Outputs, batch: Batch, /) -> Pair:
+def max_calibration_error(*, bins: Count = 15) -> Metric:
+    """Maximum calibration error: what confidence and accuracy differ by in the worst bin."""
+    return Metric(partial(gaps, bins=bins), largest_gap)
+
+
+def squared_distances(outputs: Outputs, batch: Batch) -> Pair:
+    """(sum, count) of |p - one_hot(label)|^2."""
+    probabilities = jax.nn.softmax(outputs["logits"].astype(jnp.float32))
+    truth = jax.nn.one_hot(batch["label"], probabilities.shape[-1])
+    return masked(jnp.sum((probabilities - truth) ** 2, axis=-1), batch)
+
+
+@register("metrics")
+def brier() -> Metric:
     """Mean squared distance of the probabilities from the truth, summed over classes: 0 to 2.
 
     Some halve it for two classes. Brier 1950,
     https://journals.ametsoc.org/view/journals/mwre/78/1/1520-0493_1950_078_0001_vofeit_2_0_co_2.xml
     """
-    probabilities = jax.nn.softmax(outputs["logits"].astype(jnp.float32))
-    truth = jax.nn.one_hot(batch["label"], probabilities.shape[-1])
-    return masked(jnp.sum((probabilities - truth) ** 2, axis=-1), batch)
+    return Metric(squared_distances)

@@ -9,13 +9,14 @@ predicted.
 """
 
 import math
+from functools import partial
 from typing import Literal
 
 import numpy as np
 
-from jaxdl.metrics.classification import Outputs, Pair, confusion
+from jaxdl.metrics.base import Metric
+from jaxdl.metrics.classification import confusions
 from jaxdl.registry import register
-from jaxdl.types import Batch
 
 Average = Literal["macro", "micro", "weighted"]
 
@@ -93,49 +94,49 @@ def kappa_of(matrix: np.ndarray, count: np.ndarray) -> float:
     return float((np.trace(matrix) * n - by_chance) / possible) if possible > 0 else math.nan
 
 
-@register("metrics", value=precision_of)
-def precision(outputs: Outputs, batch: Batch, /, *, average: Average = "macro") -> Pair:
-    """Share of what was predicted of a class that is of it, averaged over classes.
+@register("metrics")
+def precision(*, average: Average = "macro") -> Metric:
+    """Of the examples predicted as a class, the fraction that belong to it, averaged over classes.
 
     'micro' is the accuracy, as every example has one label and one prediction.
     """
-    return confusion(outputs, batch)
+    return Metric(confusions, partial(precision_of, average=average))
 
 
-@register("metrics", value=recall_of)
-def recall(outputs: Outputs, batch: Batch, /, *, average: Average = "macro") -> Pair:
-    """Share of what is of a class that was predicted so, averaged over classes.
+@register("metrics")
+def recall(*, average: Average = "macro") -> Metric:
+    """Of a class's examples, the fraction predicted as it, averaged over classes.
 
     'micro' and 'weighted' are the accuracy.
     """
-    return confusion(outputs, batch)
+    return Metric(confusions, partial(recall_of, average=average))
 
 
-@register("metrics", value=f1_of)
-def f1(outputs: Outputs, batch: Batch, /, *, average: Average = "macro") -> Pair:
+@register("metrics")
+def f1(*, average: Average = "macro") -> Metric:
     """Harmonic mean of precision and recall of each class, averaged over classes."""
-    return confusion(outputs, batch)
+    return Metric(confusions, partial(f1_of, average=average))
 
 
-@register("metrics", value=balanced_accuracy_of)
-def balanced_accuracy(outputs: Outputs, batch: Batch, /) -> Pair:
+@register("metrics")
+def balanced_accuracy() -> Metric:
     """Mean of recall over the classes that are there. https://doi.org/10.1109/ICPR.2010.764"""
-    return confusion(outputs, batch)
+    return Metric(confusions, balanced_accuracy_of)
 
 
-@register("metrics", value=matthews_of)
-def matthews(outputs: Outputs, batch: Batch, /) -> Pair:
+@register("metrics")
+def matthews() -> Metric:
     """Matthews' correlation of truth and prediction, for k classes as Gorodkin 2004 has it.
 
     https://doi.org/10.1016/j.compbiolchem.2004.09.006
     """
-    return confusion(outputs, batch)
+    return Metric(confusions, matthews_of)
 
 
-@register("metrics", value=kappa_of)
-def kappa(outputs: Outputs, batch: Batch, /) -> Pair:
+@register("metrics")
+def kappa() -> Metric:
     """Cohen's agreement of truth and prediction beyond chance.
 
     https://doi.org/10.1177/001316446002000104
     """
-    return confusion(outputs, batch)
+    return Metric(confusions, kappa_of)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxdl.metrics.classification import Outputs, Pair
+from jaxdl.metrics.base import Metric, Outputs, Pair
 from jaxdl.registry import register
 from jaxdl.types import PADDING, Array, Batch, mask_of
 
@@ -21,20 +21,30 @@ def over_successors(values: Array, batch: Batch) -> Pair:
     return jnp.sum(jnp.where(weight > 0, values, 0.0) * weight), jnp.sum(weight)
 
 
-@register("metrics", unit="token")
-def next_token_accuracy(outputs: Outputs, batch: Batch, /) -> Pair:
-    """Share of tokens that had the largest logit at the place before theirs."""
+def correct_successors(outputs: Outputs, batch: Batch) -> Pair:
+    """(sum, count) of the tokens that had the largest logit at the place before theirs."""
     hit = jnp.argmax(outputs["logits"][:, :-1], axis=-1) == batch["tokens"][:, 1:]
     return over_successors(hit.astype(jnp.float32), batch)
 
 
 @register("metrics", unit="token")
-def next_token_cross_entropy(outputs: Outputs, batch: Batch, /) -> Pair:
-    """Mean negative log-likelihood of each token given those before it, in nats."""
+def next_token_accuracy() -> Metric:
+    """Fraction of tokens that had the largest logit at the place before theirs."""
+    return Metric(correct_successors)
+
+
+def successors_nll(outputs: Outputs, batch: Batch) -> Pair:
+    """(sum, count) of -log p of each token given those before it, in nats."""
     losses = optax.losses.softmax_cross_entropy_with_integer_labels(
         outputs["logits"][:, :-1], batch["tokens"][:, 1:]
     )
     return over_successors(losses, batch)
+
+
+@register("metrics", unit="token")
+def next_token_cross_entropy() -> Metric:
+    """Mean negative log-likelihood of each token given those before it, in nats."""
+    return Metric(successors_nll)
 
 
 def exp_of_mean(total: np.ndarray, count: np.ndarray) -> float:
@@ -45,17 +55,21 @@ def exp_of_mean(total: np.ndarray, count: np.ndarray) -> float:
         return float(np.exp(np.float64(total) / count))
 
 
-@register("metrics", unit="token", value=exp_of_mean)
-def perplexity(outputs: Outputs, batch: Batch, /) -> Pair:
-    """e to the mean negative log-likelihood over a whole split: between how many tokens it wavers.
+@register("metrics", unit="token")
+def perplexity() -> Metric:
+    """exp(mean negative log-likelihood per token) over the split.
 
     A uniform guess has the size of the vocabulary.
     """
-    return next_token_cross_entropy(outputs, batch)
+    return Metric(successors_nll, exp_of_mean)
 
 
 @register("metrics", unit="token")
-def bits_per_token(outputs: Outputs, batch: Batch, /) -> Pair:
+def bits_per_token() -> Metric:
     """Mean negative log2-likelihood of each token: what an arithmetic coder would write for it."""
-    total, count = next_token_cross_entropy(outputs, batch)
-    return total / math.log(2), count
+
+    def sums(outputs: Outputs, batch: Batch) -> Pair:
+        total, count = successors_nll(outputs, batch)
+        return total / math.log(2), count
+
+    return Metric(sums)

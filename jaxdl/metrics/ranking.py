@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jaxdl.metrics.classification import Outputs
+from jaxdl.metrics.base import Metric, Outputs
 from jaxdl.registry import register
 from jaxdl.types import Array, Batch
 
@@ -67,16 +67,16 @@ def _logits(outputs: Outputs, batch: Batch) -> dict[str, Array]:
     return {"logits": outputs["logits"], "label": batch["label"]}
 
 
-@register("metrics", merge="concat", value=auroc_of)
-def auroc(outputs: Outputs, batch: Batch, /) -> dict[str, Array]:
+@register("metrics")
+def auroc() -> Metric:
     """Area under the ROC curve: how often one of a class scores above one of another; ties half."""
-    return _logits(outputs, batch)
+    return Metric(_logits, auroc_of, "concat")
 
 
-@register("metrics", merge="concat", value=average_precision_of)
-def average_precision(outputs: Outputs, batch: Batch, /) -> dict[str, Array]:
+@register("metrics")
+def average_precision() -> Metric:
     """Area under the curve of precision over recall, in steps and not interpolated.
 
     Davis, Goadrich 2006. https://doi.org/10.1145/1143844.1143874
     """
-    return _logits(outputs, batch)
+    return Metric(_logits, average_precision_of, "concat")

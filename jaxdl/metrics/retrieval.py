@@ -5,12 +5,13 @@ Re-Identification. Hermans, Beyer, Leibe 2017. https://arxiv.org/abs/1703.07737
 """
 
 import math
+from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxdl.config import Count
-from jaxdl.metrics.classification import Outputs
+from jaxdl.metrics.base import Metric, Outputs
 from jaxdl.registry import register
 from jaxdl.types import Array, Batch
 
@@ -35,20 +36,23 @@ def share_with_a_mate(found: dict[str, np.ndarray], k: int = 1) -> float:
     return float(np.mean(hit[has_mate])) if has_mate.any() else math.nan
 
 
-@register("metrics", merge="concat", value=share_with_a_mate)
-def recall_at(outputs: Outputs, batch: Batch, /, *, k: Count = 1) -> dict[str, Array]:
+def pooled(outputs: Outputs, batch: Batch) -> dict[str, Array]:
+    """`features` (b, d), those of maps (b, h, w, d) averaged over places, and `label` (b,)."""
+    x = outputs["features"]
+    return {
+        "features": jnp.mean(x, axis=tuple(range(1, x.ndim - 1))) if x.ndim > 2 else x,
+        "label": batch["label"],
+    }
+
+
+@register("metrics")
+def recall_at(*, k: Count = 1) -> Metric:
     """Recall@k of features: is one of the k nearest others of the same class?
 
     Hermans et al. 2017. https://arxiv.org/abs/1703.07737. Features of maps are averaged over
     places, and all are scaled to length 1. The whole split is searched.
 
     Args:
-        outputs: with `features` (b, d) or (b, h, w, d).
-        batch: with `label` (b,).
-        k: neighbours that are looked at; it is handed to `share_with_a_mate`.
+        k: neighbours that are looked at.
     """
-    x = outputs["features"]
-    return {
-        "features": jnp.mean(x, axis=tuple(range(1, x.ndim - 1))) if x.ndim > 2 else x,
-        "label": batch["label"],
-    }
+    return Metric(pooled, partial(share_with_a_mate, k=k), "concat")

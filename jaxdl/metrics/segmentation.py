@@ -4,15 +4,14 @@
 """
 
 import math
+from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdl.metrics.base import Metric, Outputs, Pair
 from jaxdl.registry import register
 from jaxdl.types import VOID, Array, Batch, mask_of
-
-Outputs = dict[str, Array]
-Pair = tuple[Array, Array]
 
 
 def pixels(logits: Array, batch: Batch, ignore: int | None = VOID) -> tuple[Array, Array, Array]:
@@ -41,11 +40,16 @@ def weighted(values: Array, weight: Array) -> Pair:
     return jnp.sum(jnp.where(weight > 0, values, 0.0) * weight), jnp.sum(weight)
 
 
-@register("metrics", unit="pixel")
-def pixel_accuracy(outputs: Outputs, batch: Batch, /, *, ignore: int | None = VOID) -> Pair:
-    """Share of pixels whose largest logit is the label's."""
+def correct_pixels(outputs: Outputs, batch: Batch, ignore: int | None = VOID) -> Pair:
+    """(sum, count) of the pixels whose largest logit is the label's."""
     logits, label, weight = pixels(outputs["logits"], batch, ignore)
     return weighted((jnp.argmax(logits, axis=-1) == label).astype(jnp.float32), weight)
+
+
+@register("metrics", unit="pixel")
+def pixel_accuracy(*, ignore: int | None = VOID) -> Metric:
+    """Fraction of pixels whose largest logit is the label's."""
+    return Metric(partial(correct_pixels, ignore=ignore))
 
 
 def overlaps(
@@ -60,25 +64,35 @@ def overlaps(
     return of_class(label)(valid * (said == label)), of_class(label)(valid), of_class(said)(valid)
 
 
-@register("metrics", unit="pixel")
-def iou(outputs: Outputs, batch: Batch, /, *, ignore: int | None = VOID) -> Pair:
-    """Intersection over union of each class, also called Jaccard index: two vectors (k,).
-
-    A class that is neither there nor predicted has 0 / 0.
-    """
+def intersections(outputs: Outputs, batch: Batch, ignore: int | None = VOID) -> Pair:
+    """Intersection and union of each class, two vectors (k,), in pixels."""
     both, truth, said = overlaps(outputs, batch, ignore)
     return both, truth + said - both
 
 
 @register("metrics", unit="pixel")
-def dice(outputs: Outputs, batch: Batch, /, *, ignore: int | None = VOID) -> Pair:
-    """Dice coefficient of each class, twice the intersection over both sizes: two vectors (k,).
+def iou(*, ignore: int | None = VOID) -> Metric:
+    """Intersection over union of each class, also called Jaccard index.
+
+    A class that is neither there nor predicted has 0 / 0, which is NaN.
+    """
+    return Metric(partial(intersections, ignore=ignore), names="classes")
+
+
+def sizes(outputs: Outputs, batch: Batch, ignore: int | None = VOID) -> Pair:
+    """Twice the intersection, and the sum of both sizes, of each class: two vectors (k,)."""
+    both, truth, said = overlaps(outputs, batch, ignore)
+    return 2 * both, truth + said
+
+
+@register("metrics", unit="pixel")
+def dice(*, ignore: int | None = VOID) -> Metric:
+    """Dice coefficient of each class, twice the intersection over both sizes.
 
     It is the F1 score of pixels, and 2 iou / (1 + iou). Dice 1945,
     https://doi.org/10.2307/1932409
     """
-    both, truth, said = overlaps(outputs, batch, ignore)
-    return 2 * both, truth + said
+    return Metric(partial(sizes, ignore=ignore), names="classes")
 
 
 def mean_over_seen(intersection: np.ndarray, union: np.ndarray) -> float:
@@ -87,17 +101,17 @@ def mean_over_seen(intersection: np.ndarray, union: np.ndarray) -> float:
     return float(np.mean(intersection[seen] / union[seen])) if seen.any() else math.nan
 
 
-@register("metrics", unit="pixel", value=mean_over_seen)
-def mean_iou(outputs: Outputs, batch: Batch, /, *, ignore: int | None = VOID) -> Pair:
+@register("metrics", unit="pixel")
+def mean_iou(*, ignore: int | None = VOID) -> Metric:
     """Mean of `iou` over the classes that are there or predicted, in the whole split."""
-    return iou(outputs, batch, ignore=ignore)
+    return Metric(partial(intersections, ignore=ignore), mean_over_seen)
 
 
-@register("metrics", unit="pixel", value=mean_over_seen)
-def mean_dice(outputs: Outputs, batch: Batch, /, *, ignore: int | None = VOID) -> Pair:
+@register("metrics", unit="pixel")
+def mean_dice(*, ignore: int | None = VOID) -> Metric:
     """Mean of `dice` over the classes that are there or predicted, in the whole split.
 
     Of all pixels of the split together; a mean over images of each one's coefficient is another
     number. Dice 1945, https://doi.org/10.2307/1932409
     """
-    return dice(outputs, batch, ignore=ignore)
+    return Metric(partial(sizes, ignore=ignore), mean_over_seen)

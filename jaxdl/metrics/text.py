@@ -21,7 +21,7 @@ import numpy as np
 
 from jaxdl.config import Count
 from jaxdl.errors import UserError
-from jaxdl.metrics.classification import Outputs
+from jaxdl.metrics.base import Metric, Outputs
 from jaxdl.registry import register
 from jaxdl.types import END, PADDING, Array, Batch
 
@@ -136,92 +136,68 @@ def bleu_of(rows: dict[str, np.ndarray], smoothing: Smoothing = "exp") -> float:
     return corpus_bleu(*texts(rows), tokenize="none", smoothing=smoothing)
 
 
-def rouge_of(overlap: Overlap, rows: dict[str, np.ndarray], measure: Measure = "f1") -> float:
+def rouge_of(rows: dict[str, np.ndarray], overlap: Overlap, measure: Measure = "f1") -> float:
     """ROUGE of token ids as words."""
     return rouge(*texts(rows), overlap=overlap, measure=measure, tokenize=str.split)
 
 
-def _written(outputs: Outputs, batch: Batch, prompt: int, end: int | None) -> dict[str, Array]:
-    if "generated" not in outputs:
-        raise UserError(
-            "BLEU and ROUGE read what a model writes: set config.evaluation.predictors=generate"
-        )
-    behind = lambda tokens: ended(tokens[:, prompt:], end)
-    return {"hypothesis": behind(outputs["generated"]), "reference": behind(batch["tokens"])}
+def _written(prompt: int, end: int | None) -> Callable[[Outputs, Batch], dict[str, Array]]:
+    def sums(outputs: Outputs, batch: Batch) -> dict[str, Array]:
+        if "generated" not in outputs:
+            raise UserError(
+                "BLEU and ROUGE read what a model writes: set config.evaluation.predictors=generate"
+            )
+        behind = lambda tokens: ended(tokens[:, prompt:], end)
+        return {"hypothesis": behind(outputs["generated"]), "reference": behind(batch["tokens"])}
+
+    return sums
 
 
-_FACTS: dict[str, Any] = {"unit": "token", "inputs": "generated", "merge": "concat"}
+_METADATA: dict[str, Any] = {"unit": "token", "inputs": "generated"}
 
 
-@register("metrics", **_FACTS, value=bleu_of)
-def bleu(
-    outputs: Outputs,
-    batch: Batch,
-    /,
-    *,
-    smoothing: Smoothing = "exp",
-    prompt: Count = 1,
-    end: int | None = END,
-) -> dict[str, Array]:
+@register("metrics", **_METADATA)
+def bleu(*, smoothing: Smoothing = "exp", prompt: Count = 1, end: int | None = END) -> Metric:
     """BLEU of a whole split, 0 to 100, n-grams of 1 to 4 token ids, with the brevity penalty.
 
+    What was written is the output `generated` (b, t), see the predictor `generate`.
+
     Args:
-        outputs: with `generated` (b, t), see the predictor `generate`.
-        batch: with `tokens` (b, t).
         smoothing: see `corpus_bleu`.
         prompt: tokens that were given, the start among them, and are not counted.
         end: the token that ends a sequence; null where none does.
     """
-    return _written(outputs, batch, prompt, end)
+    return Metric(_written(prompt, end), partial(bleu_of, smoothing=smoothing), "concat")
 
 
-@register("metrics", **_FACTS, value=partial(rouge_of, "rouge1"))
-def rouge_1(
-    outputs: Outputs,
-    batch: Batch,
-    /,
-    *,
-    measure: Measure = "f1",
-    prompt: Count = 1,
-    end: int | None = END,
-) -> dict[str, Array]:
+def _rouge(overlap: Overlap, measure: Measure, prompt: int, end: int | None) -> Metric:
+    value = partial(rouge_of, overlap=overlap, measure=measure)
+    return Metric(_written(prompt, end), value, "concat")
+
+
+@register("metrics", **_METADATA)
+def rouge_1(*, measure: Measure = "f1", prompt: Count = 1, end: int | None = END) -> Metric:
     """Mean over examples of the token ids that the text written and the reference share.
 
     Args as of `bleu`, and `measure`: 'recall', 'precision' or 'f1', see `rouge`.
     https://aclanthology.org/W04-1013/
     """
-    return _written(outputs, batch, prompt, end)
+    return _rouge("rouge1", measure, prompt, end)
 
 
-@register("metrics", **_FACTS, value=partial(rouge_of, "rouge2"))
-def rouge_2(
-    outputs: Outputs,
-    batch: Batch,
-    /,
-    *,
-    measure: Measure = "f1",
-    prompt: Count = 1,
-    end: int | None = END,
-) -> dict[str, Array]:
+@register("metrics", **_METADATA)
+def rouge_2(*, measure: Measure = "f1", prompt: Count = 1, end: int | None = END) -> Metric:
     """Mean over examples of the pairs of token ids that both have, side by side.
 
     Args as of `rouge_1`. https://aclanthology.org/W04-1013/
     """
-    return _written(outputs, batch, prompt, end)
+    return _rouge("rouge2", measure, prompt, end)
 
 
-@register("metrics", **_FACTS, value=partial(rouge_of, "rougeL"))
-def rouge_l(
-    outputs: Outputs,
-    batch: Batch,
-    /,
-    *,
-    measure: Measure = "f1",
-    prompt: Count = 1,
-    end: int | None = END,
-) -> dict[str, Array]:
+@register("metrics", **_METADATA)
+def rouge_l(*, measure: Measure = "f1", prompt: Count = 1, end: int | None = END) -> Metric:
     """Mean over examples of the longest common subsequence of token ids.
 
     Args as of `rouge_1`. https://aclanthology.org/W04-1013/
     """
-    return _written(outputs, batch, prompt, end)
+    return _rouge("rougeL", measure, prompt, end)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdl.losses.cross_entropy import cross_entropy
-from jaxdl.metrics.language import next_token_accuracy, over_successors
+from jaxdl.metrics.language import correct_successors, over_successors
 from jaxdl.objectives.base import Model
 from jaxdl.objectives.supervised import Loss
 from jaxdl.registry import register
@@ -24,7 +24,7 @@ def language(model: Model, /, *, loss: Loss = cross_entropy) -> Objective:
         # L = -mean_j log p(token_j+1 | token_0 ... token_j)
         values = jax.vmap(loss, 1, 1)(outputs["logits"][:, :-1], batch["tokens"][:, 1:])
         total, count = over_successors(values, batch)
-        metrics = {"loss": (total, count), "accuracy": next_token_accuracy(outputs, batch)}
+        metrics = {"loss": (total, count), "accuracy": correct_successors(outputs, batch)}
         return total / jnp.maximum(count, 1.0), Aux(variables, metrics, outputs)
 
     return Objective(model.init, objective_loss, model.predict)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxdl.config import NonNegative
 from jaxdl.errors import UserError
 from jaxdl.losses.cross_entropy import cross_entropy
-from jaxdl.metrics.segmentation import pixel_accuracy, pixels, weighted
+from jaxdl.metrics.segmentation import correct_pixels, pixels, weighted
 from jaxdl.objectives.base import Model
 from jaxdl.registry import Of, register
 from jaxdl.types import VOID, Array, Aux, Batch, Objective, PyTree
@@ -55,7 +55,7 @@ def segmentation(
         maps = outputs["logits"]
         logits, label, weight = pixels(maps, batch, ignore)
         sums, count = {}, jnp.sum(weight)
-        metrics = {"pixel_accuracy": pixel_accuracy(outputs, batch, ignore=ignore)}
+        metrics = {"pixel_accuracy": correct_pixels(outputs, batch, ignore)}
         if loss is not None:
             sums["pixel_loss"], _ = weighted(loss(logits, label), weight)
         if segmentation_loss is not None:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxdl.config import NonNegative
 from jaxdl.losses.cross_entropy import cross_entropy
-from jaxdl.metrics.classification import accuracy, masked
+from jaxdl.metrics.classification import correct, masked
 from jaxdl.objectives.base import Model
 from jaxdl.registry import Of, register
 from jaxdl.types import Array, Aux, Batch, Objective, PyTree
@@ -47,7 +47,7 @@ def supervised(
         for logits in outputs.get("auxiliary_logits", ()):
             values = values + auxiliary_weight * of_labels(logits, batch)
         total, count = masked(values, batch)
-        metrics = {"loss": (total, count), "accuracy": accuracy(outputs, _by_larger_share(batch))}
+        metrics = {"loss": (total, count), "accuracy": correct(outputs, _by_larger_share(batch))}
         return total / jnp.maximum(count, 1.0), Aux(variables, metrics, outputs)
 
     return Objective(model.init, objective_loss, model.predict)

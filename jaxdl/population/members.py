@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import math
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -136,6 +137,12 @@ def better_half(alive: Sequence[int], values: Sequence[float], mode: str) -> lis
     sign = 1 if mode == "min" else -1
     badness = lambda i: math.inf if math.isnan(values[i]) else sign * values[i]
     return sorted(sorted(alive, key=badness)[: -(-len(alive) // 2)])
+
+
+def median(values: Sequence[float]) -> float:
+    """The median of the values that are numbers; NaN where none is."""
+    finite = [v for v in values if not math.isnan(v)]
+    return statistics.median(finite) if finite else math.nan
 
 
 def standing(

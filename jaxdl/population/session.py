@@ -37,6 +37,7 @@ from jaxdl.population.members import (
     Member,
     better_half,
     check,
+    median,
     members_of,
     standing,
     survivors,
@@ -48,6 +49,7 @@ from jaxdl.report import write_report
 from jaxdl.rundir import directory
 from jaxdl.rundir.checkpoint import Checkpoints, Restored
 from jaxdl.rundir.journal import MetricLog
+from jaxdl.rundir.matrices import save_matrices
 from jaxdl.rundir.progress import TrainLog
 from jaxdl.session import Session
 from jaxdl.train.evaluate import Totals, lagged
@@ -321,13 +323,13 @@ class Population(Session):
             for found, mask in lagged(measured):
                 for i, total in enumerate(totals):
                     total.add(jax.tree.map(lambda x, i=i: x[i], found), mask)
-        rows = [
-            {f"{role}/{k}": float(v) for k, v in total.values().items() if np.ndim(v) == 0}
-            for total in totals
-        ]
-        for i, row in zip(self.alive, rows, strict=True):
-            self.journals[i].write(self.step_of(state), row)
-        return {f"{key} (median)": float(np.nanmedian([r[key] for r in rows])) for key in rows[0]}
+        rows = []
+        for i, total in zip(self.alive, totals, strict=True):
+            numbers, matrices = self.single.by_name(role, total.values())
+            self.journals[i].write(self.step_of(state), numbers)
+            save_matrices(self.folders[i], role, matrices)
+            rows.append(numbers)
+        return {f"{key} (median)": median([r[key] for r in rows]) for key in rows[0]}
 
     @functools.cached_property
     def _measured(self) -> Callable[[TrainState, Batch], tuple[PyTree, Array]]:
@@ -363,10 +365,9 @@ class Population(Session):
 
     def prune(self, state: TrainState) -> TrainState:
         """Leave the worse half behind, as they are; the others' state, over devices anew."""
-        step, mode = self.step_of(state), self.config.evaluation.mode
-        monitor = self.config.evaluation.monitor
-        values = [dict(j.series(monitor)).get(step, math.nan) for j in self.journals]
-        kept = better_half(self.alive, values, mode)
+        step, judged = self.step_of(state), self.config.evaluation
+        values = [dict(j.series(judged.monitor)).get(step, math.nan) for j in self.journals]
+        kept = better_half(self.alive, values, judged.mode)
         self.leave(state, [i for i in self.alive if i not in kept], f"left behind at step {step}")
         rows = np.asarray([self.alive.index(i) for i in kept])
         self.alive = kept

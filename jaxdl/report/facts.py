@@ -13,6 +13,9 @@ from jaxdl.rundir.read import series
 Lines = Sequence[Mapping[str, Any]]
 
 
+MOST_ROWS = 60  # metrics in the table of results; metrics.jsonl has all
+
+
 class Best(NamedTuple):
     """The evaluation by which the run is judged."""
 
@@ -43,10 +46,11 @@ def splits(lines: Lines) -> list[str]:
 def metrics(lines: Lines, config: Config | None) -> list[str]:
     """Names of what was measured, the monitored one first; the step's own gauges are left out."""
     monitored = _evaluation(config).monitor.partition("/")[2]
-    wanted = {"loss"} | {p.name for p in _evaluation(config).metrics}
     found = [key.partition("/") for key in keys(lines)]
-    evaluated = {metric for split, _, metric in found if split != "train"}
-    named = list(dict.fromkeys(metric for _, _, metric in found if metric in wanted | evaluated))
+    asked = _evaluation(config).metrics
+    wanted = {"loss", *(asked if isinstance(asked, Mapping) else (p.name for p in asked))}
+    wanted |= {metric for split, _, metric in found if split != "train"}
+    named = list(dict.fromkeys(metric for _, _, metric in found if metric in wanted))
     return sorted(named, key=lambda metric: metric != monitored)
 
 
@@ -141,6 +145,8 @@ def results(lines: Lines, config: Config | None) -> dict[str, list] | None:
         if judged:
             columns.append(f"{split}, best")
             cells.append([_at(series(lines, f"{split}/{name}"), found.step) for name in names])
+    if len(names) > MOST_ROWS:
+        names, cells = names[:MOST_ROWS], [column[:MOST_ROWS] for column in cells]
     rows = [
         (text.words(name), ["" if v is None else text.measure(name, v) for v in row])
         for name, row in zip(names, zip(*cells, strict=True), strict=True)
@@ -221,7 +227,7 @@ def _gaps(lines: Lines) -> list[str]:
     said = []
     for key in keys(lines):
         split, _, metric = key.partition("/")
-        if split != "gap":
+        if split != "generalization_gap":
             continue
         last = [line for line in lines if line.get(key) is not None][-1:]
         for line in last:

@@ -10,8 +10,9 @@ import numpy as np
 from jaxdl import config_file
 from jaxdl.config import Config
 from jaxdl.report import facts, population, samples, settings, text
-from jaxdl.report.plots import Curve, curves_svg, is_wide
+from jaxdl.report.plots import COLORS, Curve, curves_svg, is_wide
 from jaxdl.rundir import read
+from jaxdl.rundir.matrices import read_matrices
 
 VOID = 255  # of `types.py`, which would import JAX
 
@@ -60,15 +61,19 @@ def describe(workdir: Path) -> dict[str, Any]:
         content = population.describe(workdir, config, manifest)
     else:
         content = _single(workdir, config, manifest)
-    return content | {
-        "name": workdir.resolve().name,
-        "status": manifest.get("status"),
-        "started": text.moment(manifest["started"]) if manifest.get("started") else None,
-        "config": config_file.to_json(config) if config else None,
-        "environment": settings.environment(manifest),
-        "command": manifest.get("command"),
-        "repeat": f"python -m jaxdl.main --config {shlex.quote(str(workdir / 'config.json'))}",
-    }
+    return (
+        {"matrices": []}
+        | content
+        | {
+            "name": workdir.resolve().name,
+            "status": manifest.get("status"),
+            "started": text.moment(manifest["started"]) if manifest.get("started") else None,
+            "config": config_file.to_json(config) if config else None,
+            "environment": settings.environment(manifest),
+            "command": manifest.get("command"),
+            "repeat": f"python -m jaxdl.main --config {shlex.quote(str(workdir / 'config.json'))}",
+        }
+    )
 
 
 def _single(workdir: Path, config: Config | None, manifest: dict[str, Any]) -> dict[str, Any]:
@@ -85,18 +90,25 @@ def _single(workdir: Path, config: Config | None, manifest: dict[str, Any]) -> d
         "panels": panels(lines, config),
         "gauges": gauges(lines),
         "predictions": _predicted(predictions, manifest) if predictions else None,
+        "matrices": _matrices(workdir, manifest),
         "changed": settings.settings(config) if config else [],
     }
 
 
 def panels(lines: facts.Lines, config: Config | None) -> list[dict[str, Any]]:
-    """One figure for the losses, then one for each other metric, the monitored one first."""
-    best = facts.best(lines, config)
-    groups = [("loss", [_loss_key(lines, split) for split in facts.splits(lines)])]
+    """One figure for the losses, then one for each other metric, the monitored one first.
+
+    The numbers of one metric share a figure: a curve for each, on the first split evaluated.
+    """
+    best, splits = facts.best(lines, config), facts.splits(lines)
+    evaluated = [split for split in splits if split != "train"][:1]
+    groups = {"loss": [_loss_key(lines, split) for split in splits]}
     for metric in facts.metrics(lines, config):
-        if metric not in LOSSES:
-            groups.append((metric, [f"{split}/{metric}" for split in facts.splits(lines)]))
-    found = [_panel(lines, title, keys, best) for title, keys in groups]
+        name, _, entry = metric.partition("/")
+        if name not in LOSSES:
+            keys = [f"{split}/{metric}" for split in (evaluated if entry else splits)]
+            groups.setdefault(name, []).extend(keys)
+    found = [_panel(lines, title, keys[:COLORS], best) for title, keys in groups.items()]
     return [panel for panel in found if panel][:MOST_PANELS]
 
 
@@ -120,7 +132,7 @@ def _panel(
         split = key.partition("/")[0]
         # One value is not a curve, except the first evaluation of a run that has just begun.
         if np.isfinite(values).any() and (len(values) > 1 or split != "test"):
-            curves.append(Curve(text.words(key), steps, values, color % 4, split != "train"))
+            curves.append(Curve(text.words(key), steps, values, color % COLORS, split != "train"))
     if not curves:
         return None
     ring = (best.step, best.value) if best and best.key in keys else None
@@ -154,6 +166,15 @@ def _safe(svg: str) -> Any:
     from markupsafe import Markup
 
     return Markup(svg)
+
+
+def _matrices(workdir: Path, manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    class_names = settings.section(manifest, "data").get("class_names")
+    shown = []
+    for key, matrix in read_matrices(workdir).items():
+        names = samples.class_names(class_names, max(matrix.shape))
+        shown.append({"title": text.words(key)} | samples.matrix(matrix, names))
+    return shown
 
 
 def _predicted(found: read.Predictions | read.Maps, manifest: dict[str, Any]) -> dict[str, Any]:

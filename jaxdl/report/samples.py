@@ -50,6 +50,21 @@ def confusion(matrix: np.ndarray, names: list[str]) -> dict[str, Any]:
     return shown
 
 
+def matrix(values: np.ndarray, names: list[str]) -> dict[str, Any]:
+    """Table of a matrix (k, k) of any numbers up to 20 classes, a map beyond.
+
+    Of an array of another shape only the shape is said.
+    """
+    shown: dict[str, Any] = {"names": names, "rows": [], "map": None, "shape": None}
+    if values.ndim != 2 or values.shape[0] != values.shape[1]:
+        return shown | {"shape": " x ".join(map(str, values.shape))}
+    if len(values) > MOST_NUMBERED:
+        sizes = np.abs(np.nan_to_num(values, posinf=0, neginf=0)).astype(float)
+        return shown | {"map": png_uri(heat_map(np.sqrt(sizes / max(sizes.max(), 1e-300))))}
+    rows = [[text.number(x) for x in row] for row in values.tolist()]
+    return shown | {"rows": list(zip(names, rows, strict=True))}
+
+
 def heat_map(tints: np.ndarray) -> np.ndarray:
     """Opacities (k, k) in [0, 1] as pixels (k, k, 4) uint8, right in blue and wrong in orange."""
     right = np.eye(len(tints), dtype=bool)[..., None]

@@ -18,7 +18,7 @@ def number(value: Any) -> str:
 
 def is_share(metric: str) -> bool:
     """True for a metric in [0, 1] that is read as a percentage."""
-    return metric.endswith(("accuracy", "iou"))
+    return any(name.endswith(("accuracy", "iou")) for name in metric.split("/"))
 
 
 def measure(metric: str, value: float) -> str:

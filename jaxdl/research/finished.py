@@ -13,6 +13,7 @@ from jaxdl.data.source import Source
 from jaxdl.data.split import Split
 from jaxdl.errors import UserError, choices
 from jaxdl.hub.load import save
+from jaxdl.metrics.base import by_name
 from jaxdl.session import final_state, first_state, weights_of, whole_split
 from jaxdl.train.evaluate import make_evaluate
 from jaxdl.types import PyTree
@@ -52,8 +53,10 @@ def _manifest(workdir: Path | None) -> dict[str, Any]:
     return json.loads(file.read_text()) if file and file.is_file() else {}
 
 
-def evaluate(config: Config, workdir: Path | None = None, role: str = "test") -> dict[str, float]:
-    """Metric to value over one split: 'train', 'validation' or 'test'.
+def evaluate(
+    config: Config, workdir: Path | None = None, role: str = "test"
+) -> dict[str, float | np.ndarray]:
+    """Metric to number or matrix over one split: 'train', 'validation' or 'test'.
 
     No other split of a run is opened, unless its weights need batches to train on.
     """
@@ -63,7 +66,8 @@ def evaluate(config: Config, workdir: Path | None = None, role: str = "test") ->
     plan, params, variables = weights(config, workdir, role)
     measure = make_evaluate(plan.objective, plan.metrics, plan.mesh)
     found = measure(params, variables, whole_split(config, plan, role))
-    return {name: float(value) for name, value in found.items() if np.ndim(value) == 0}
+    numbers, matrices = by_name(found, plan.metrics, plan.classes(role))
+    return numbers | matrices
 
 
 def export(workdir: Path, config: Config, file: Path, publisher: str | None = None) -> str:

@@ -1,47 +1,18 @@
 """Evaluation over a whole split: every example counts once, on any number of devices."""
 
-import functools
-import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdl.metrics.base import Metric
 from jaxdl.train.sharding import fetch, replicated
 from jaxdl.types import Array, Batch, Objective, PyTree, mask_of
 
-Evaluate = Callable[[PyTree, PyTree, Iterable[Batch]], dict[str, np.ndarray]]
-
-
-def ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """The quotient, entry by entry; NaN where nothing was counted."""
-    nothing = np.full(np.broadcast_shapes(np.shape(total), np.shape(count)), np.nan)
-    return np.divide(total, count, out=nothing, where=count > 0)
-
-
-class Metric(NamedTuple):
-    """A metric: its sums over a batch, how batches merge, and the value of a whole split."""
-
-    sums: Callable[[dict[str, Array], Batch], tuple[Array, Array] | dict[str, Array]]
-    """(outputs, batch) -> (sum, count), or a dict of arrays (b, ...), on the device"""
-    value: Callable[..., np.ndarray | float] = ratio
-    """(sum, count) of a whole split, float64 -> the value; or the dict of arrays (n, ...) -> it"""
-    merge: Literal["add", "concat"] = "add"
-    """Sums are added up; rows of arrays are put together, those of padding left out"""
-
-
-def metric_of(sums: functools.partial, metadata: Mapping[str, Any]) -> Metric:
-    """The Metric of a registered builder with its arguments bound, and of its facts.
-
-    Those of the arguments that the fact `value` takes too, by name, are handed to it as well.
-    """
-    value = metadata.get("value", ratio)
-    taken = inspect.signature(value).parameters
-    shared = {name: x for name, x in sums.keywords.items() if name in taken}
-    return Metric(sums, functools.partial(value, **shared), metadata.get("merge", "add"))
+Evaluate = Callable[[PyTree, PyTree, Iterable[Batch]], dict[str, Any]]
 
 
 def make_evaluate(
@@ -87,7 +58,7 @@ class Totals:
                 pair = [np.asarray(x, np.float64) for x in part]
                 self._sums[name] = tuple(map(np.add, self._sums.get(name, (0.0, 0.0)), pair))
 
-    def values(self) -> dict[str, np.ndarray]:
+    def values(self) -> dict[str, Any]:
         """Name to value; NaN where there was no batch."""
         metrics = self._metrics
         values = {name: metrics[name].value(*pair) for name, pair in self._sums.items()}

@@ -6,7 +6,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from jaxdl.train.evaluate import Metric
+from jaxdl.metrics.base import Metric
 from jaxdl.types import Array, Batch
 
 MIB = 2**20

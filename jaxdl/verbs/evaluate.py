@@ -20,11 +20,16 @@ def evaluate(options: Namespace, config: Config) -> int:
     --config.init_from.
     """
     prepare_jax()
+    import numpy as np
+
     from jaxdl.research import finished
 
     found = finished.evaluate(config, options.run, options.split)
     if options.json:
-        print(json.dumps(found))
+        print(json.dumps({k: v if isinstance(v, float) else v.tolist() for k, v in found.items()}))
     else:
-        print("  ".join(f"{options.split}/{k} {v:.4f}" for k, v in found.items()))
+        numbers = {k: v for k, v in found.items() if isinstance(v, float)}
+        print("  ".join(f"{options.split}/{k} {v:.4f}" for k, v in numbers.items()))
+        for name in found.keys() - numbers.keys():
+            print(f"{options.split}/{name}\n{np.array2string(found[name], precision=4)}")
     return 0

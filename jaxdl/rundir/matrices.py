@@ -1,0 +1,40 @@
+"""Matrices that a run measured, such as a confusion matrix: `matrices/SPLIT/METRIC.npy`.
+
+Each file holds the last evaluation's; curves of numbers are in `metrics.jsonl`.
+"""
+
+import io
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from jaxdl.errors import UserError
+
+
+def save_matrices(workdir: Path, split: str, matrices: Mapping[str, np.ndarray]) -> None:
+    """Write the matrices of one split, by metric; a full disk is a warning, and ends no run."""
+    for metric, matrix in matrices.items():
+        file = workdir / "matrices" / split / f"{metric}.npy"
+        content = io.BytesIO()
+        np.save(content, matrix, allow_pickle=False)
+        fresh = file.with_suffix(".tmp")
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            fresh.write_bytes(content.getvalue())
+            fresh.replace(file)
+        except OSError as error:
+            warnings.warn(f"{file} cannot be written: {error.strerror}", stacklevel=2)
+
+
+def read_matrices(workdir: Path) -> dict[str, np.ndarray]:
+    """'split/metric' to matrix; UserError for a file that is none."""
+    found = {}
+    for file in sorted((workdir / "matrices").glob("*/*.npy")):
+        try:
+            matrix = np.load(file, allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise UserError(f"{file}: not a readable .npy file: {error}") from error
+        found[f"{file.parent.name}/{file.stem}"] = matrix
+    return found
