@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import re
 import time
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -170,7 +171,11 @@ def ops_of(data: Any, program: str) -> tuple[Op, ...]:
     instructions, computations = read_program(program)
     seconds: defaultdict[str, float] = defaultdict(float)
     calls: Counter[str] = Counter()
-    for events in _lines(data):
+    with warnings.catch_warnings():
+        # jaxlib 0.12 warns while it reads; where warnings are errors, that aborts the interpreter.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        lines = list(_lines(data))
+    for events in lines:
         for name, own in _own_times(events):
             seconds[name] += own / 1e9
             calls[name] += 1
