@@ -1,6 +1,8 @@
 """Tests run stricter than production: warnings are errors, rank promotion raises, 8 devices."""
 
+import collections
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -23,15 +25,90 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 allocator.keep_memory = lambda: False
 
 ROOT = Path(__file__).parents[1]
+COLLECTED = pytest.StashKey()
+"""Tests in each file, of every lane."""
 
 
-def pytest_collection_modifyitems(items):
+LANES = {
+    "quick": "a newcomer's answer in minutes: all but the tests marked slow or data",
+    "slow": "the tests marked slow",
+    "data": "the tests marked data, which need real data sets",
+    "all": "every test",
+}
+SKIPS = {
+    "TFDS_DATA_DIR names no prepared data sets": r".*",
+    "libtpu": r"tests/test_probe\.py::.*",
+}
+"""Part of a reason to the tests that it may skip: any other skip fails the run."""
+
+_counts: dict[str, list] = {"collected": [], "run": [], "skipped": []}
+
+
+def pytest_addoption(parser):
+    lanes = "; ".join(f"{name}: {about}" for name, about in LANES.items())
+    parser.addoption("--lane", choices=list(LANES), help=f"which tests: {lanes}")
+
+
+def pytest_configure(config):
+    # Whoever names files wants all that is in them.
+    if config.option.lane is None:
+        names_files = config.args_source is pytest.Config.ArgsSource.ARGS
+        config.option.lane = "all" if names_files else "quick"
+
+
+def pytest_collection_modifyitems(config, items):
+    lane, kept, left_out = config.option.lane, [], []
     folder = os.environ.get("TFDS_DATA_DIR", "")
-    if folder and Path(folder).is_dir():
-        return
+    has_data = bool(folder) and Path(folder).is_dir()
+    config.stash[COLLECTED] = collections.Counter(item.nodeid.partition("::")[0] for item in items)
     for item in items:
-        if "data" in item.keywords:
+        own = next((m for m in ("data", "slow") if m in item.keywords), "quick")
+        (kept if lane in (own, "all") else left_out).append(item)
+        if own == "data" and not has_data:
             item.add_marker(pytest.mark.skip(reason="TFDS_DATA_DIR names no prepared data sets"))
+    items[:] = kept
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+
+
+def pytest_runtest_logreport(report):
+    if report.when == "call" and not report.skipped:
+        _counts["run"].append(report.nodeid)
+    if report.skipped:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        _counts["skipped"].append((report.nodeid, reason.removeprefix("Skipped: ")))
+
+
+def _unlisted_skips():
+    return [
+        (test, reason)
+        for test, reason in _counts["skipped"]
+        if not any(why in reason and re.match(tests, test) for why, tests in SKIPS.items())
+    ]
+
+
+def pytest_sessionfinish(session, exitstatus):
+    config = session.config
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["collected"] = sum(config.stash.get(COLLECTED, {}).values())
+    elif _unlisted_skips() and exitstatus == 0:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    _counts["collected"] = [getattr(node, "workeroutput", {}).get("collected", 0)]
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    own = sum(config.stash.get(COLLECTED, {}).values())
+    collected, run, skipped = own or sum(_counts["collected"]), _counts["run"], _counts["skipped"]
+    lane = config.option.lane
+    terminalreporter.write_line(
+        f"lane {lane}: {collected} collected, {len(run)} run, {len(skipped)} skipped"
+    )
+    for test, reason in _unlisted_skips():
+        terminalreporter.write_line(f"not in SKIPS of tests/conftest.py: {test}: {reason}")
 
 
 @pytest.fixture
