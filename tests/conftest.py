@@ -1,6 +1,7 @@
 """Tests run stricter than production: warnings are errors, rank promotion raises, 8 devices."""
 
 import collections
+import fnmatch
 import os
 import re
 import sys
@@ -56,7 +57,21 @@ def pytest_configure(config):
         config.option.lane = "all" if names_files else "quick"
 
 
+def _patterns(name):
+    lines = (ROOT / "tests" / name).read_text().splitlines()
+    matches = [fnmatch.translate(line) for line in lines if line and not line.startswith("#")]
+    return re.compile("|".join(matches))
+
+
+def _mark_slow(items):
+    slow, quick = _patterns("slow.txt"), _patterns("quick.txt")
+    for item in items:
+        if slow.match(item.nodeid) and not quick.match(item.nodeid):
+            item.add_marker(pytest.mark.slow)
+
+
 def pytest_collection_modifyitems(config, items):
+    _mark_slow(items)
     lane, kept, left_out = config.option.lane, [], []
     folder = os.environ.get("TFDS_DATA_DIR", "")
     has_data = bool(folder) and Path(folder).is_dir()

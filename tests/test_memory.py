@@ -102,7 +102,7 @@ def test_a_compiled_step_takes_as_much_within_a_factor_of_two(wanted):
 
 
 @pytest.mark.parametrize(
-    ("wanted", "lam", "kinds"),
+    ("wanted", "share", "kinds"),
     [
         (CNN, 0.9, ["accumulate", "remat", "precision", "batch_size", "size"]),
         (WIDE, 0.5, ["fsdp"]),

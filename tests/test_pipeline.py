@@ -251,7 +251,7 @@ CONFIG = config.Config(
     optimizer=config.part("adamw", learning_rate=1e-3),
     wrappers=(config.part("sam"),),
     schedule=config.part("constant"),
-    gradient=config.Gradient(method=config.part("one_f_one_b"), accumulate_grads=4),
+    gradient=config.Gradient(method=config.part("one_f_one_b"), accumulate=4),
     mesh=config.Mesh(data=2, stage=4),
     duration=2,
     log=config.Log(every=1, sinks=()),
@@ -261,7 +261,7 @@ CONFIG = config.Config(
 
 def test_a_run_in_stages_of_two_gradients_and_two_steps_a_call_goes_on_without(tmp_path):
     run(CONFIG, tmp_path / "run")
-    plain = config.Gradient(accumulate_grads=4)
+    plain = config.Gradient(accumulate=4)
     changed = dataclasses.replace(CONFIG, gradient=plain, mesh=config.Mesh(data=8), duration=4)
     shutil.copytree(tmp_path / "run", tmp_path / "changed")
     (tmp_path / "changed" / "config.json").unlink()  # another method is another config
