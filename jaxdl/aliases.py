@@ -42,8 +42,11 @@ METRICS = {
 INTEGRITY = "seal.json"
 """A checkpoint's `integrity.json`."""
 
-STATE: dict[str, str] = {}
-"""Beginning of a leaf's path in a checkpointed state to what it is today."""
+STATE = {
+    "average/variables/centers": "variables/extra/centers",
+    "variables/centers": "variables/extra/centers",
+}
+"""Path of a leaf in a checkpointed state to what it is today; of two for one, the last is taken."""
 
 
 def current_config(tree: dict[str, Any]) -> dict[str, Any]:

@@ -54,11 +54,20 @@ class MultiStepBatch(NamedTuple):
         return {name: array[self.index[i]] for name, array in self.arrays.items()} | further
 
 
+EXTRA = "extra"
+"""Entry of the variables that moves with training and is never averaged: centers, queues, a mean
+teacher. A dict by name. Checkpoints hold it; evaluation reads it as it is."""
+CONSTANT = "constant"
+"""Entry of the variables that never moves, such as a frozen teacher. A dict by name. It is neither
+averaged nor donated, and stored once a run instead of in every checkpoint."""
+
+
 class Aux(NamedTuple):
     """Auxiliary outputs of a loss."""
 
     variables: PyTree
-    """Carried from step to step, never differentiated: batch statistics, teachers, queues."""
+    """Carried from step to step, never differentiated: the collections of Linen modules, such as
+    batch statistics, and beside them `EXTRA` and `CONSTANT`, which no module sees."""
     metrics: Metrics
     outputs: dict[str, Array]
     """Logits and features, so that a combinator never pays for a second forward pass."""

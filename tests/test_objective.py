@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Annotated, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,9 +15,9 @@ from jaxdl.augment.normalize import normalize
 from jaxdl.config import Config, Data, Evaluation, Of, part
 from jaxdl.config_file import from_json, to_json
 from jaxdl.errors import UserError
-from jaxdl.objectives.base import Model, augmented, frozen
+from jaxdl.objectives.base import Model, augmented, frozen, put
 from jaxdl.override import override
-from jaxdl.types import Objective
+from jaxdl.types import CONSTANT, EXTRA, Objective
 
 NEEDED = {
     "variational_dropout": {"examples": 10},
@@ -125,3 +126,34 @@ def test_parts_in_dicts_from_the_shell_to_the_builder(monkeypatch):
     wrong = override(config, [("objective.heads.b.gama", "3")])
     with pytest.raises(UserError, match="loss 'focal' takes no argument 'gama'"):
         registry.Parts(wrong)
+
+
+class Seen(nn.Module):
+    """A network that says which collections it has, and counts its passes."""
+
+    @nn.compact
+    def __call__(self, image, train):
+        passes = self.variable("counts", "passes", lambda: jnp.zeros(()))
+        if train:
+            passes.value = passes.value + 1
+        return nn.Dense(3)(image.reshape(len(image), -1))
+
+    def outputs(self, image, train):
+        SEEN.append(set(self.scope.root._variables))
+        return {"logits": self(image, train)}
+
+
+SEEN: list[set[str]] = []
+
+
+def test_linen_sees_neither_what_is_extra_nor_what_is_constant():
+    model = Model(Seen(), jnp.dtype("float32"))
+    params, variables = model.init(jax.random.key(0), BATCH)
+    variables = put(put(variables, EXTRA, "queue", np.arange(3)), CONSTANT, "teacher", {"a": 1})
+    SEEN.clear()
+    _, new = model.train(params, variables, BATCH, jax.random.key(1))
+    model.predict(params, variables, BATCH)
+    assert [{"params", "counts"}] * 2 == SEEN
+    assert new["counts"]["passes"] == 1
+    assert new[EXTRA] is variables[EXTRA] and new[CONSTANT] is variables[CONSTANT]
+    assert put(new, EXTRA, "bank", 1)[EXTRA].keys() == {"queue", "bank"}

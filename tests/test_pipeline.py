@@ -182,7 +182,7 @@ def test_what_goes_around_an_objective_goes_through_a_pipeline():
 
     found = gradient(take(one_f_one_b(4, mesh_of(stage=2))), goal, batch)
     assert_same(found, gradient(take(accumulate_grads(4)), goal, batch))
-    assert np.any(found[0][1].variables["centers"] != 0)
+    assert np.any(found[0][1].variables["extra"]["centers"] != 0)
     assert not np.any(found[1]["backbone"]["blocks"]["norm1"]["scale"])
 
 

@@ -15,7 +15,7 @@ from jaxdl.nn.ghost_batch_norm import ghost_batch_norm
 from jaxdl.nn.norm import keep_statistics
 from jaxdl.nn.precise import cast_params, precise
 from jaxdl.nn.remat import Policy, rematerialize
-from jaxdl.types import Array, Aux, Batch, Objective, PyTree
+from jaxdl.types import CONSTANT, EXTRA, Array, Aux, Batch, Objective, PyTree
 
 Transform = Callable[[Array | None, Batch], Batch]
 
@@ -73,16 +73,17 @@ class Model(NamedTuple):
         changes += [keep_statistics] if self.freeze_norms else []
         changes += [ghost_batch_norm(self.norm_parts)] if self.norm_parts > 1 else []
         changes += [rematerialize(self.remat)] if self.remat else []
+        collections, beside = _apart(variables)
         with self._changed(changes):
             outputs, new = self.module.apply(
-                self._collections(params, variables),
+                self._collections(params, collections),
                 *self._inputs(batch),
                 train=True,
                 rngs={"dropout": key},
-                mutable=list(variables),
+                mutable=list(collections),
                 method="outputs",
             )
-        return tree.cast(outputs, jnp.float32), dict(new)
+        return tree.cast(outputs, jnp.float32), {**new, **beside}
 
     def predict(
         self, params: PyTree, variables: PyTree, batch: Batch, key: Array | None = None
@@ -91,9 +92,10 @@ class Model(NamedTuple):
 
         With a key, dropout and stochastic depth drop as in training.
         """
+        collections, _ = _apart(variables)
         with self._changed([] if key is None else [replace_dropout(self.dropout, always=True)]):
             outputs = self.module.apply(
-                self._collections(params, variables),
+                self._collections(params, collections),
                 *self._inputs(batch),
                 train=False,
                 rngs=None if key is None else {"dropout": key},
@@ -138,8 +140,19 @@ class Model(NamedTuple):
             for x, is_token in zip(inputs, are_tokens, strict=True)
         ]
 
-    def _collections(self, params: PyTree, variables: PyTree) -> PyTree:
-        return {"params": cast_params(params, self.dtype, self.float32), **variables}
+    def _collections(self, params: PyTree, collections: PyTree) -> PyTree:
+        return {"params": cast_params(params, self.dtype, self.float32), **collections}
+
+
+def _apart(variables: PyTree) -> tuple[PyTree, PyTree]:
+    """(collections of Linen modules, what stands beside them)."""
+    beside = {name: variables[name] for name in (EXTRA, CONSTANT) if name in variables}
+    return {name: x for name, x in variables.items() if name not in beside}, beside
+
+
+def put(variables: PyTree, entry: str, name: str, value: PyTree) -> PyTree:
+    """The variables with a value under a name in `EXTRA` or `CONSTANT`."""
+    return {**variables, entry: {**variables.get(entry, {}), name: value}}
 
 
 def _prepared(spec: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:

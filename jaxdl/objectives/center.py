@@ -14,12 +14,13 @@ import msgspec
 
 from jaxdl.config import NonNegative
 from jaxdl.metrics.segmentation import weighted
+from jaxdl.objectives.base import put
 from jaxdl.objectives.features import add_penalty, pool_features, unmixed_mask
 from jaxdl.registry import register
-from jaxdl.types import Array, Batch, Objective, PyTree
+from jaxdl.types import EXTRA, Array, Batch, Objective, PyTree
 
 CENTERS = "centers"
-"""The entry of the variables that holds one centre a class, (k, d) float32."""
+"""The entry of the extra variables that holds one centre a class, (k, d) float32."""
 
 
 @register("regularizers")
@@ -48,23 +49,20 @@ def center_loss(
         _, aux = jax.eval_shape(objective.loss, params, variables, batch, key)
         width = jax.eval_shape(pool_features, aux.outputs).shape[-1]
         classes = aux.outputs["logits"].shape[-1]
-        return params, {**variables, CENTERS: jnp.zeros((classes, width), jnp.float32)}
+        return params, put(variables, EXTRA, CENTERS, jnp.zeros((classes, width), jnp.float32))
 
     def loss(params: PyTree, variables: PyTree, batch: Batch, key: Array):
-        centers = variables[CENTERS]
-        value, aux = objective.loss(params, _without(variables), batch, key)
+        centers = variables[EXTRA][CENTERS]
+        value, aux = objective.loss(params, variables, batch, key)
         mask, x = unmixed_mask(batch), pool_features(aux.outputs)
         gap = jnp.where(mask[:, None] > 0, x - centers[batch["label"]], 0.0)
         # L_C = 1/2 ||x_i - c_{y_i}||^2
         penalty = weighted(jnp.sum(gap**2, axis=-1) / 2, mask)
         value, aux = add_penalty(value, aux, penalty, weight=weight, name="center_loss")
         moved = centers + alpha * _pull(gap, batch["label"], mask, len(centers))
-        return value, aux._replace(variables={**aux.variables, CENTERS: moved})
+        return value, aux._replace(variables=put(aux.variables, EXTRA, CENTERS, moved))
 
-    def predict(params: PyTree, variables: PyTree, batch: Batch, key: Array | None = None):
-        return objective.predict(params, _without(variables), batch, key)
-
-    return objective._replace(init=init, loss=loss, predict=predict)
+    return objective._replace(init=init, loss=loss)
 
 
 def _pull(gap: Array, label: Array, mask: Array, classes: int) -> Array:
@@ -72,7 +70,3 @@ def _pull(gap: Array, label: Array, mask: Array, classes: int) -> Array:
     member = jax.nn.one_hot(label, classes) * mask[:, None]
     total = jnp.matmul(member.T, gap, precision=jax.lax.Precision.HIGHEST)
     return total / (1 + jnp.sum(member, axis=0)[:, None])
-
-
-def _without(variables: PyTree) -> PyTree:
-    return {name: value for name, value in variables.items() if name != CENTERS}

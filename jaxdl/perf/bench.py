@@ -148,7 +148,7 @@ def compiled(config: Config, plan: Plan, mode: Mode, clock: Clock = time.perf_co
         state, init_seconds = _seconds(clock, first_state, config, plan)
         with contextlib.closing(training_batches(config, plan, 0, 1)) as batches:
             batch = next(batches)
-        weights = (state.params, state.variables)
+        weights = (state.params, state.all_variables)
         if mode == "train":
             lower = lambda: compile_step(plan.step, state).lower(state, batch)
         else:

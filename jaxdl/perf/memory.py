@@ -81,7 +81,7 @@ def activation_bytes(objective: Objective, state: PyTree, spec: PyTree) -> float
 
         resized = lambda s: jax.ShapeDtypeStruct((examples, *s.shape[1:]), s.dtype)
         batch = {k: resized(s) for k, s in spec.items()}
-        shapes = jax.eval_shape(residuals, state.params, state.variables, batch, state.key)
+        shapes = jax.eval_shape(residuals, state.params, state.all_variables, batch, state.key)
         return sum(_size(leaf) for leaf in jax.tree.leaves(shapes))
 
     # Weights are kept too, however many examples there are: the difference leaves them out.

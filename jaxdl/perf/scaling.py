@@ -171,7 +171,7 @@ def work_of(plan: Plan) -> Work:
         return plan.objective.loss(*args)[0]
 
     with nn.intercept_methods(note):
-        total = flops(jax.grad(loss), state.params, state.variables, spec, state.key)
+        total = flops(jax.grad(loss), state.params, state.all_variables, spec, state.key)
     stacked = [x for k, x in tree.flatten(state.params).items() if re.search(STAGED, k)]
     parameters = tree.count(state.params)
     return Work(

@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from jaxdl import run as single
 from jaxdl import tree
@@ -45,18 +45,20 @@ from jaxdl.population.members import (
     varied,
 )
 from jaxdl.population.progress import MembersLog
+from jaxdl.population.stacked import fresh_members, mesh_of, over_members, places, rows_of
 from jaxdl.report import write_report
 from jaxdl.rundir import directory
 from jaxdl.rundir.checkpoint import Checkpoints, Restored
+from jaxdl.rundir.constants import share
 from jaxdl.rundir.journal import MetricLog
 from jaxdl.rundir.matrices import save_matrices
 from jaxdl.rundir.progress import TrainLog
 from jaxdl.session import Session
 from jaxdl.train.evaluate import Totals, lagged
-from jaxdl.train.sharding import AXES, replicated
+from jaxdl.train.sharding import replicated
 from jaxdl.train.state import TrainState, new_state
 from jaxdl.train.step import Step, multi_step
-from jaxdl.types import Array, Batch, Metrics, PyTree, mask_of
+from jaxdl.types import CONSTANT, Array, Batch, Metrics, PyTree, mask_of
 
 
 def run(config: Config, workdir: Path) -> list[dict[str, Any]]:
@@ -71,7 +73,7 @@ def run(config: Config, workdir: Path) -> list[dict[str, Any]]:
     """
     check(config)
     members = members_of(config)
-    plan = assemble(members[0].config, mesh=_mesh_of(1))
+    plan = assemble(members[0].config, mesh=mesh_of(1))
     with stop_signals() as stop:
         directory.claim(workdir, config)
         manifest = directory.Manifest(workdir, members=len(members), steps=plan.steps)
@@ -120,15 +122,6 @@ def _introduce(population: "Population", state: TrainState) -> None:
         values = "  ".join(f"{path}={value:g}" for path, value in member.values.items())
         print(f"  {member.name}  seed {member.config.seed}  {values}".rstrip())
     print(f"  steps {plan.steps:,}, {population.step_of(state):,} of them done", flush=True)
-
-
-def _mesh_of(members: int) -> Mesh:
-    """As many devices as hold equal numbers of members."""
-    devices = jax.devices()
-    size = max(d for d in range(1, len(devices) + 1) if members % d == 0)
-    shape = (size, *[1] * (len(AXES) - 1))
-    kinds = (AxisType.Auto,) * len(AXES)
-    return Mesh(np.asarray(devices[:size]).reshape(shape), AXES, axis_types=kinds)
 
 
 class Population(Session):
@@ -195,11 +188,7 @@ class Population(Session):
         return self.single._replace(steps=end, phases=tuple(phases), mesh=self._mesh())
 
     def _mesh(self) -> Mesh:
-        return _mesh_of(len(self.alive))
-
-    def _places(self, state: PyTree) -> PyTree:
-        place = NamedSharding(self._mesh(), PartitionSpec(AXES[0]))
-        return jax.tree.map(lambda _: place, state)
+        return mesh_of(len(self.alive))
 
     def _values(self) -> dict[str, np.ndarray]:
         """Path to the values of the members that are left, (n,) float32."""
@@ -233,18 +222,18 @@ class Population(Session):
 
     def _all_fresh(self) -> TrainState:
         with self._one_program():
-            return jax.vmap(self._fresh)(self._values(), np.asarray(self._seeds(), np.uint32))
+            return fresh_members(self._fresh, self._values(), np.asarray(self._seeds(), np.uint32))
 
     def _first(self) -> TrainState:
         shapes = jax.eval_shape(self._all_fresh)
-        return jax.jit(self._all_fresh, out_shardings=self._places(shapes))()
+        return jax.jit(self._all_fresh, out_shardings=places(shapes, self._mesh()))()
 
     def _abstract(self) -> TrainState:
         shapes = jax.eval_shape(self._all_fresh)
         return jax.tree.map(
             lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place),
             shapes,
-            self._places(shapes),
+            places(shapes, self._mesh()),
         )
 
     def _orders(self) -> tuple[list[int], np.ndarray | None]:
@@ -264,7 +253,7 @@ class Population(Session):
 
             axes = (0, 0, None if which is None else 0)
             with self._one_program():
-                return jax.vmap(one, in_axes=axes)(states, values, which)
+                return over_members(one, states, values, which, in_axes=axes)
 
         return step
 
@@ -343,7 +332,7 @@ class Population(Session):
                 return {name: metric.sums(outputs, batch) for name, metric in metrics.items()}
 
             with self._one_program():
-                return jax.vmap(one)(states, values), mask_of(batch)
+                return over_members(one, states, values), mask_of(batch)
 
         return lambda states, batch: measured(states, self._values(), batch)
 
@@ -371,9 +360,7 @@ class Population(Session):
         self.leave(state, [i for i in self.alive if i not in kept], f"left behind at step {step}")
         rows = np.asarray([self.alive.index(i) for i in kept])
         self.alive = kept
-        state = jax.tree.map(
-            lambda x, place: jax.device_put(x[rows], place), state, self._places(state)
-        )
+        state = jax.device_put(rows_of(state, rows), places(state, self._mesh()))
         self.plan = self._plan(step)
         return state
 
@@ -382,7 +369,8 @@ class Population(Session):
         step, keep = self.step_of(state), self.config.checkpoint
         for i in which:
             member, row = self.members[i], self.alive.index(i)
-            own = jax.tree.map(lambda x, row=row: x[row], state)
+            own = rows_of(state, row)
+            share(self.workdir / CONSTANT, self.folders[i] / CONSTANT)
             with Checkpoints(self.folders[i] / "checkpoints", keep_latest=keep.keep_latest) as c:
                 if step not in c.steps():
                     c.save(step, own, None, {})

@@ -6,6 +6,7 @@ before the checkpoint gets its name: one without a seal was never finished.
 """
 
 import contextlib
+import dataclasses
 import logging
 import math
 import shutil
@@ -23,8 +24,12 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from jaxdl.errors import UserError
 from jaxdl.rundir import integrity
-from jaxdl.rundir.digest import digests, start
+from jaxdl.rundir.constants import Constants, Unusable
+from jaxdl.rundir.digest import start
+from jaxdl.rundir.saved_state import as_saved, as_today, saved_fields
+from jaxdl.rundir.verified import reason, restored
 from jaxdl.train.state import TrainState
+from jaxdl.types import CONSTANT
 
 
 class Restored(NamedTuple):
@@ -61,6 +66,7 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         logging.getLogger("asyncio").addFilter(_is_news)
         self._folder, self._writes = folder.absolute(), writes
+        self._constants = Constants(self._folder.parent / CONSTANT)
         self._saving: int | None = None  # the step that is being written
         self._content: Future[tuple[Any, ...]] = Future()  # what its seal will say
         self._failed: str | None = None  # what the last save failed of
@@ -123,7 +129,7 @@ class Checkpoints:
 
         Args:
             step: its name.
-            state: copied before this returns.
+            state: copied before this returns; its constants are stored once beside all checkpoints.
             metric: the monitored metric at this step, or None where it was not measured.
             extra: anything JSON can say.
         """
@@ -131,10 +137,13 @@ class Checkpoints:
         self._sweep()
         measured = None if metric is None or math.isnan(metric) else float(metric)
         self._saving, self._content, self._metrics[step] = step, Future(), measured
+        moving, extra = saved_fields(state), dict(extra)
         try:
-            args = ocp.args.Composite(state=ocp.args.StandardSave(state))
+            if state.constant is not None:
+                extra[CONSTANT] = self._constants.put(state.constant)
+            args = ocp.args.Composite(state=ocp.args.StandardSave(moving))
             if self._manager.save(step, args=args):
-                self._content.set_result((step, measured, start(state), dict(extra)))
+                self._content.set_result((step, measured, start(moving), extra))
             else:  # it is there: saved as the run was stopped, and evaluated now
                 if measured is not None and jax.process_index() == 0:
                     integrity.measure(self._folder / str(step), step, measured)
@@ -172,7 +181,7 @@ class Checkpoints:
 
     def _fail(self, error: Exception) -> None:
         step, self._saving = self._saving, None
-        self._failed = f"checkpoint {self._folder / str(step)} was not written: {_reason(error)}"
+        self._failed = f"checkpoint {self._folder / str(step)} was not written: {reason(error)}"
         # This one's other threads are yet to fail, and what asked it next would be told.
         for _ in range(2):
             with contextlib.suppress(Exception):
@@ -201,28 +210,18 @@ class Checkpoints:
         """
         folder = self._folder / str(step)
         manifest = integrity.read(folder, step)
-        if damaged := integrity.verify(folder, manifest):
-            raise UserError(f"checkpoint {folder} is damaged: {_listed(damaged)}")
-        try:
-            args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
-            state = self._manager.restore(step, args=args)["state"]
-        except jax.errors.JaxRuntimeError:
-            raise  # of the devices, not of the files
-        except Exception as error:  # Orbax raises many kinds for damaged files
-            unsure = integrity.unverified(manifest)
-            where = f"; of {_listed(unsure)} only the size was checked" if unsure else ""
-            raise UserError(
-                f"checkpoint {folder} cannot be read: {_reason(error)}{where}"
-            ) from error
-        found, saved = digests(state), manifest.digests
-        differing = [name for name, digest in found.items() if saved.get(name) != digest]
-        if differing:
-            raise UserError(
-                f"checkpoint {folder} is damaged: {len(differing)} of {len(saved)} leaves differ "
-                f"from what was saved, the first is {differing[0]}, "
-                f"in {_listed(integrity.holders(folder, differing[0]))}"
-            )
-        return Restored(state, manifest.extra)
+        wanted = saved_fields(like)
+        args = ocp.args.StandardRestore(as_saved(wanted, manifest.digests))
+        saved = restored(
+            folder,
+            manifest,
+            lambda: self._manager.restore(step, args=ocp.args.Composite(state=args))["state"],
+        )
+        state, extra = dataclasses.replace(like, **as_today(saved, wanted)), dict(manifest.extra)
+        digest = extra.pop(CONSTANT, None)
+        if like.constant is not None:
+            state = dataclasses.replace(state, constant=self._constants.get(digest, like.constant))
+        return Restored(state, extra)
 
     def restore_newest(self, like: Callable[[int], TrainState]) -> Restored | None:
         """The newest sound checkpoint, or None where there is none yet.
@@ -239,6 +238,8 @@ class Checkpoints:
         for step in reversed(self.steps()):
             try:
                 restored = self.restore(step, like(step))
+            except Unusable:
+                raise  # no other checkpoint can do without it
             except UserError as error:
                 errors.append((step, str(error)))
                 continue
@@ -279,12 +280,3 @@ def _metric(folder: Path, step: int) -> float | None:
 
 def _is_news(record: logging.LogRecord) -> bool:
     return "exception was never retrieved" not in record.getMessage()
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split()).partition(" [source locations")[0]
-    return f"{type(error).__name__}: {text[:200]}"
-
-
-def _listed(found: Sequence[str]) -> str:
-    return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")

@@ -45,14 +45,14 @@ def first_nonfinite(
         micro_batches: how many the batch is cut into.
         examples: the number of each example of the batch, to name those that are not finite.
     """
-    for name, leaf in tree.flatten({"params": state.params, **state.variables}).items():
+    for name, leaf in tree.flatten({"params": state.params, **state.all_variables}).items():
         if not _finite(leaf):
             return f"{name} before the step"
     for name, values in batch.items():
         if not _finite(values):
             return f"'{name}' of the batch{_whose(values, examples)}"
     key = jax.random.fold_in(state.key, step)
-    variables = state.variables
+    variables = state.all_variables
     for i in range(micro_batches):
         part, own = batch, key
         if micro_batches > 1:
@@ -109,8 +109,8 @@ def _backward(
 
     @jax.jit
     def gradients_at(state: TrainState, batch: Batch) -> tuple[PyTree, PyTree]:
-        (loss, _), grads = take(state.params, state.variables, batch, key)
-        second = lambda params: take(params, state.variables, batch, key)[1]
+        (loss, _), grads = take(state.params, state.all_variables, batch, key)
+        second = lambda params: take(params, state.all_variables, batch, key)[1]
         given = {"value": loss, "grad_fn": second}
         return grads, tx.update(grads, state.opt_state, state.params, **given)[0]
 

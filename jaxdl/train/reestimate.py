@@ -27,13 +27,14 @@ def make_reestimate(objective: Objective) -> Reestimate:
     def one(params: PyTree, variables: PyTree, batch: Batch, key: Array, i: Array) -> PyTree:
         with nn.intercept_methods(average_statistics(1 / (i + 1.0))):
             aux = objective.loss(params, variables, batch, jax.random.fold_in(key, i))[1]
-        return {**variables, "batch_stats": aux.variables["batch_stats"]}
+        return aux.variables["batch_stats"]
 
     def reestimate(
         params: PyTree, variables: PyTree, batches: Iterable[Batch], key: Array
     ) -> PyTree:
         for i, batch in enumerate(batches):
-            variables = one(params, variables, batch, key, jnp.uint32(i))
+            statistics = one(params, variables, batch, key, jnp.uint32(i))
+            variables = {**variables, "batch_stats": statistics}
         return variables
 
     return reestimate

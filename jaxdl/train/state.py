@@ -14,14 +14,15 @@ from jaxdl.optim.schedule_free import evaluation_params
 from jaxdl.train.materialize import materialize
 from jaxdl.train.precision import LossScale, Scale, first_scale
 from jaxdl.train.sharding import Layout, Rules, tree_shardings
-from jaxdl.types import Array, Objective, PyTree
+from jaxdl.types import CONSTANT, EXTRA, Array, Objective, PyTree
 
 
 @flax.struct.dataclass
 class TrainState:
     """Parameters float32; what a run does not keep is None.
 
-    `average` is of {'params', 'variables'}; `loss_scale` is for float16.
+    `average` is of {'params', 'variables'} without `EXTRA`; `loss_scale` is for float16;
+    `constant` is what the variables hold under `CONSTANT`: no step changes it or is donated it.
     """
 
     step: Array
@@ -31,15 +32,26 @@ class TrainState:
     key: Array
     average: PyTree | None = None
     loss_scale: Scale | None = None
+    constant: PyTree | None = None
+
+    @property
+    def all_variables(self) -> PyTree:
+        """The variables as an objective takes them, with the constants."""
+        return self.variables if self.constant is None else self._whole(self.variables)
+
+    def _whole(self, variables: PyTree) -> PyTree:
+        beside = {EXTRA: self.variables.get(EXTRA), CONSTANT: self.constant}
+        return {**variables, **{name: x for name, x in beside.items() if x is not None}}
 
     def weights(self, average: bool = False) -> tuple[PyTree, PyTree]:
         """(params, variables) to evaluate: the averaged ones if asked for and kept.
 
+        What is never averaged stands beside averaged variables as it is.
         Schedule-free optimizers average too: what they evaluate is not where they take gradients.
         """
         if average and self.average is not None:
-            return self.average["params"], self.average["variables"]
-        return evaluation_params(self.opt_state, self.params), self.variables
+            return self.average["params"], self._whole(self.average["variables"])
+        return evaluation_params(self.opt_state, self.params), self.all_variables
 
 
 class StateSpec(NamedTuple):
@@ -62,15 +74,28 @@ def new_state(
     init_key, run_key = jax.random.split(key)
     batch = {k: jnp.zeros(s.shape, s.dtype) for k, s in batch_spec.items()}
     params, variables = objective.init(init_key, batch)
+    variables, constant = split_constant(variables)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         variables=variables,
         opt_state=tx.init(params),
         key=run_key,
-        average={"params": params, "variables": variables} if spec.average else None,
+        average=averaged(params, variables) if spec.average else None,
         loss_scale=first_scale(spec.loss_scale) if spec.loss_scale else None,
+        constant=constant,
     )
+
+
+def split_constant(variables: PyTree) -> tuple[PyTree, PyTree | None]:
+    """(variables that may move, those that never do, or None)."""
+    moving = {name: x for name, x in variables.items() if name != CONSTANT}
+    return moving, variables.get(CONSTANT)
+
+
+def averaged(params: PyTree, variables: PyTree) -> PyTree:
+    """The part of the weights that an average is of."""
+    return {"params": params, "variables": {k: x for k, x in variables.items() if k != EXTRA}}
 
 
 def abstract_state(
@@ -122,19 +147,27 @@ def with_weights(
 ) -> TrainState:
     """A first state that begins with these values, each placed where its own was.
 
+    Variables may hold the constants; without them, the state keeps its own.
     What the optimizer and the average derive from parameters is derived anew.
     """
 
     def place(values: PyTree, like: PyTree) -> PyTree:
         return jax.tree.map(lambda v, x: jax.device_put(v, x.sharding), values, like)
 
+    variables, constant = split_constant(variables)
     params, variables = place(params, state.params), place(variables, state.variables)
+    constant = state.constant if constant is None else place(constant, state.constant)
     shardings = jax.tree.map(lambda x: x.sharding, state.opt_state)
     opt_state = jax.jit(tx.init, out_shardings=shardings)(params)
     average = state.average
     if average is not None:
         # copies: the step donates its state, and no two of its leaves may be one array
-        average = jax.tree.map(jnp.copy, {"params": params, "variables": variables})
+        average = jax.tree.map(jnp.copy, averaged(params, variables))
     return dataclasses.replace(
-        state, params=params, variables=variables, opt_state=opt_state, average=average
+        state,
+        params=params,
+        variables=variables,
+        opt_state=opt_state,
+        average=average,
+        constant=constant,
     )
