@@ -11,6 +11,8 @@ from conftest import ROOT
 
 from jaxdl.config_file import load, shipped
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):

@@ -8,7 +8,7 @@ the same examples under the same numbers, and only these are joined.
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,7 +26,7 @@ class Outputs(NamedTuple):
     """(n, ..., k) float32; up to a constant of each example where log-probabilities were kept"""
     label: np.ndarray
     """(n, ...) the truth; of a language model the tokens, each the truth of the place before"""
-    index: np.ndarray
+    index: np.ndarray  # type: ignore[assignment]  # hides tuple.index, which nobody calls
     """(n,) int, the number of each example in its split"""
     digest: str
     """of the examples"""
@@ -41,7 +41,7 @@ def save_outputs(workdir: Path, split: str, rows: Mapping[str, np.ndarray], dige
             file.unlink(missing_ok=True)
             return form
         order = np.argsort(rows["index"], kind="stable")
-        arrays = {name: rows[name][order] for name in ARRAYS if name in rows}
+        arrays: dict[str, Any] = {name: rows[name][order] for name in ARRAYS if name in rows}
         file.parent.mkdir(exist_ok=True)
         fresh = file.with_suffix(".tmp")
         with fresh.open("wb") as handle:
@@ -64,7 +64,7 @@ def read_outputs(workdir: Path, split: str = "test") -> Outputs:
     try:
         with file.open("rb") as handle, np.load(handle, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-        logits = arrays.get("logits", arrays.get("log_probabilities"))
+        logits = arrays["logits" if "logits" in arrays else "log_probabilities"]
         found = Outputs(
             logits.astype(np.float32), arrays["label"], arrays["index"], str(arrays["digest"])
         )
