@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxdl import judging
 from jaxdl.assemble import GIB, Plan
 from jaxdl.cluster.signals import Stop
 from jaxdl.config import Config, Part
@@ -258,7 +259,7 @@ class Session:
     def has_improved(self) -> bool:
         """True if the last evaluation is the best so far."""
         values = [v for _, v in self.history()]
-        best = stopping.best(values, self.config.evaluation.mode)
+        best = judging.best(values, self.config.evaluation.mode)
         return best is not None and best == len(values) - 1
 
     def best(self, state: TrainState) -> TrainState:

@@ -17,6 +17,7 @@ ROWS = [
         "config",
         "config_file",
         "durations",
+        "judging",
         "aliases",
         "override",
         "registry",

@@ -6,8 +6,9 @@ import math
 import pytest
 
 from jaxdl.errors import UserError
+from jaxdl.judging import badness, best, score, series
 from jaxdl.rundir.journal import MetricLog
-from jaxdl.train.stopping import best, should_stop
+from jaxdl.train.stopping import should_stop
 
 NAN = math.nan
 
@@ -38,6 +39,36 @@ def test_best_is_the_first_of_equals():
     assert best([0.1, 0.3, 0.3, 0.2], "max") == 1
     assert best([0.1, 0.3, NAN], "min") == 0
     assert best([NAN], "max") is None
+
+
+def test_which_is_better_is_one_order():
+    values = [0.3, NAN, 0.1, None, -math.inf, 0.2]
+    assert sorted(values[:1] + values[2:3] + values[5:], key=lambda v: badness(v, "max")) == [
+        0.3, 0.2, 0.1,
+    ]  # fmt: skip
+    assert badness(NAN, "max") == badness(None, "min") == math.inf
+    assert badness(-math.inf, "min") < badness(0.1, "min") < badness(0.3, "min")
+
+
+def test_a_score_is_over_the_steps_at_which_all_were_measured():
+    lines = [
+        {"step": 1, "a/x": 0.5}, {"step": 1, "b/x": 0.25},
+        {"step": 2, "a/x": 0.75, "b/x": None}, {"step": 3, "a/x": 1.0},
+        {"step": 4, "b/x": 0.5, "a/x": 0.0},
+    ]  # fmt: skip
+    assert series(lines, "a/x") == [(1, 0.5), (2, 0.75), (3, 1.0), (4, 0.0)]
+    for name, first, last in [("mean", 0.375, 0.25), ("min", 0.25, 0.0), ("max", 0.5, 0.5)]:
+        (one, two, four) = series(lines, f"{name}(a/x, b/x)")
+        assert one == (1, first) and four == (4, last)
+        assert two[0] == 2 and math.isnan(two[1])
+
+
+def test_scores_that_are_none():
+    assert score("validation/iou/crane (2)").keys == ("validation/iou/crane (2)",)
+    with pytest.raises(UserError, match="mean"):
+        score("maen(a/x, b/x)")
+    with pytest.raises(UserError, match="over nothing"):
+        score("mean()")
 
 
 def test_the_journal_forgets_what_lies_beyond_the_resumed_step(tmp_path):

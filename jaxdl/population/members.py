@@ -14,6 +14,7 @@ from jaxdl import registry
 from jaxdl.config import Config, Part, Varying
 from jaxdl.data.subset import reads_seed
 from jaxdl.errors import UserError
+from jaxdl.judging import badness, series
 from jaxdl.override import override
 from jaxdl.train.sharding import AXES
 
@@ -134,9 +135,8 @@ def survivors(
 
 def better_half(alive: Sequence[int], values: Sequence[float], mode: str) -> list[int]:
     """The better half of the members, rounded up, in order."""
-    sign = 1 if mode == "min" else -1
-    badness = lambda i: math.inf if math.isnan(values[i]) else sign * values[i]
-    return sorted(sorted(alive, key=badness)[: -(-len(alive) // 2)])
+    ranked = sorted(alive, key=lambda i: badness(values[i], mode))
+    return sorted(ranked[: -(-len(alive) // 2)])
 
 
 def median(values: Sequence[float]) -> float:
@@ -169,12 +169,10 @@ def standing(
             | shown
         )
 
-    def badness(row: Mapping[str, Any]) -> tuple[int, float]:
-        value = row.get(monitor)
-        unknown = value is None or math.isnan(value)
-        return -row["step"], math.inf if unknown else value if mode == "min" else -value
-
-    return sorted(rows, key=badness)
+    judged = [series(logged, monitor) for logged in lines]
+    worst = [badness(values[-1][1] if values else None, mode) for values in judged]
+    order = sorted(range(len(rows)), key=lambda i: (-rows[i]["step"], worst[i]))
+    return [rows[i] for i in order]
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:

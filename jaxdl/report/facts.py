@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxdl import judging
 from jaxdl.config import Config, Evaluation
 from jaxdl.report import text
 from jaxdl.report.settings import section
@@ -58,11 +59,9 @@ def best(lines: Lines, config: Config | None) -> Best | None:
     """The first best finite value of the monitored metric, None where it was never measured."""
     key, mode = _evaluation(config).monitor, _evaluation(config).mode
     steps, values = series(lines, key)
-    finite = np.isfinite(values)
-    if not finite.any():
+    at = judging.best(np.where(np.isfinite(values), values, np.nan).tolist(), mode)
+    if at is None:
         return None
-    steps, values = steps[finite], values[finite]
-    at = int(np.argmax(values) if mode == "max" else np.argmin(values))
     step = int(steps[at])
     return Best(key, step, epoch_at(lines, step), float(values[at]))
 

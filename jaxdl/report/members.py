@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxdl.config import Config, Part
 from jaxdl.errors import UserError
+from jaxdl.judging import badness
 from jaxdl.report import facts, text
 from jaxdl.rundir import read
 
@@ -155,10 +156,12 @@ def state(member: Member, step: int, status: str | None) -> str:
 def ranked(members: Sequence[Member], config: Config) -> list[Member]:
     """The best first: those that came further, then by what is monitored; NaN and unknown last."""
 
-    def badness(member: Member) -> tuple[int, float]:
-        return -(member.end or 0), _badness(member.last(config.evaluation.monitor), config)
+    monitor, mode = config.evaluation.monitor, config.evaluation.mode
 
-    return sorted(members, key=badness)
+    def rank(member: Member) -> tuple[int, float]:
+        return -(member.end or 0), badness(member.last(monitor), mode)
+
+    return sorted(members, key=rank)
 
 
 def combinations(members: Sequence[Member], config: Config) -> list[tuple[Values, list[Member]]]:
@@ -171,17 +174,11 @@ def combinations(members: Sequence[Member], config: Config) -> list[tuple[Values
     for member in members:
         groups.setdefault(member.values, []).append(member)
 
-    def badness(group: tuple[Values, list[Member]]) -> tuple[int, float]:
+    def rank(group: tuple[Values, list[Member]]) -> tuple[int, float]:
         found = mean(group[1], config.evaluation.monitor)
-        return -(found.step or 0), _badness(found.mean, config)
+        return -(found.step or 0), badness(found.mean, config.evaluation.mode)
 
-    return sorted(groups.items(), key=badness)
-
-
-def _badness(value: float | None, config: Config) -> float:
-    if value is None or not math.isfinite(value):
-        return math.inf
-    return value if config.evaluation.mode == "min" else -value
+    return sorted(groups.items(), key=rank)
 
 
 def mean(members: Sequence[Member], key: str) -> Mean:

@@ -23,6 +23,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from jaxdl.errors import UserError
+from jaxdl.judging import badness
 from jaxdl.rundir import integrity
 from jaxdl.rundir.constants import Constants, Unusable
 from jaxdl.rundir.digest import start
@@ -260,13 +261,15 @@ class _LatestAndBest(policies.PreservationPolicy):  # type: ignore[misc]  # Orba
 
     def __init__(self, metrics: Mapping[int, float | None], latest: int, best: int, mode: str):
         self._metrics, self._latest, self._best = metrics, latest, best
-        self._sign = 1.0 if mode == "max" else -1.0
+        self._mode = mode
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         del context
         steps = [c.step for c in checkpoints]
-        measured = [(self._sign * m, s) for s in steps if (m := self._metrics.get(s)) is not None]
-        best = [step for _, step in sorted(measured)[-self._best :]]
+        measured = [s for s in steps if self._metrics.get(s) is not None]
+        # Of equals, the newest.
+        rank = lambda s: (badness(self._metrics[s], self._mode), -s)
+        best = sorted(measured, key=rank)[: self._best]
         kept = {*steps[-self._latest :], *best}
         return [s in kept for s in steps]
 

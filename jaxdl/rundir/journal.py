@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxdl import judging
 from jaxdl.aliases import current_metric
 from jaxdl.errors import UserError
 from jaxdl.registry import supply
@@ -67,12 +68,8 @@ class MetricLog:
             sink.write(step, finite)
 
     def series(self, key: str) -> list[tuple[int, float]]:
-        """(step, value) of all lines that have the key; NaN where it was not finite."""
-        return [
-            (line["step"], math.nan if line[key] is None else line[key])
-            for line in self.lines
-            if key in line
-        ]
+        """(step, value) of all lines that have the key, or of a score; NaN where not finite."""
+        return judging.series(self.lines, key)
 
     def close(self) -> None:
         """Flush and let go of the files."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxdl import config_file
+from jaxdl import config_file, judging
 from jaxdl.config import Config
 from jaxdl.errors import UserError
 
@@ -118,17 +118,19 @@ def series(lines: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np
 
     Args:
         lines: as `read_metrics` gives them.
-        key: `train/loss`, `validation/accuracy`, ...
+        key: `train/loss`, `validation/accuracy`, or a score over several; see `judging`.
 
     Returns:
         (steps, values): (t,) int64 in rising order and (t,) float64, NaN where the log says null.
         Both are empty for a key that was never logged.
     """
-    found = {}
-    for line in lines:
-        value = line.get(key, "absent")
-        if value is None or isinstance(value, int | float):
-            found[line["step"]] = np.nan if value is None else float(value)
+    keys = judging.score(key).keys
+    is_number = lambda value: value is None or isinstance(value, int | float)
+    numbers = [
+        {"step": line["step"]} | {k: line[k] for k in keys if is_number(line.get(k, ""))}
+        for line in lines
+    ]
+    found = {step: float(value) for step, value in judging.series(numbers, key)}
     steps = np.array(sorted(found), np.int64)
     return steps, np.array([found[s] for s in steps.tolist()], np.float64)
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorstore as ts
 
+from jaxdl import judging
 from jaxdl.config import Config
 from jaxdl.errors import UserError, choices
 from jaxdl.optim import schedule_free
@@ -19,7 +20,6 @@ from jaxdl.rundir import integrity
 from jaxdl.rundir.digest import digest_on_host
 from jaxdl.rundir.journal import MetricLog
 from jaxdl.rundir.read import read_config
-from jaxdl.train import stopping
 from jaxdl.types import PyTree
 
 
@@ -96,7 +96,7 @@ def best_step(
         return None
     kept = set(kept)
     measured = [(s, v) for s, v in history if s in kept]
-    position = stopping.best([v for _, v in measured], config.evaluation.mode)
+    position = judging.best([v for _, v in measured], config.evaluation.mode)
     return None if position is None else measured[position][0]
 
 
