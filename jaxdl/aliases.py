@@ -32,6 +32,15 @@ ARGUMENTS = {
 GATES = ("squeeze_excite", "eca", "channel", "spatial", "cbam")
 """What the argument `attention` of a convolutional network held, when it was what is now `gate`."""
 
+ATTENTIONS = {"plain": "full", "flash": "flash"}
+"""What the argument `attend` of a network held, to the `attention` that it is now."""
+
+TRANSFORMERS = ("transformer_encoder", "transformer_decoder", "transformer")
+"""Models whose arguments `positions` and `max_length` are now one `position`."""
+
+MAX_LENGTH = 512
+"""Places with a learned position in a Transformer whose config did not say."""
+
 METRICS = {
     "fitted/": "train_eval/",
     "gap/": "generalization_gap/",
@@ -69,7 +78,7 @@ def current_config(tree: dict[str, Any]) -> dict[str, Any]:
             and isinstance(part.get("args"), dict)
         ):
             part["args"] = {arguments.get(key, key): value for key, value in part["args"].items()}
-    return tree
+    return _with_attention(tree)
 
 
 def _at(tree: dict[str, Any], path: str) -> Any:
@@ -78,6 +87,22 @@ def _at(tree: dict[str, Any], path: str) -> Any:
     for key in filter(None, path.split(".")):
         value = value.get(key) if isinstance(value, dict) else None
     return value
+
+
+def _with_attention(tree: dict[str, Any]) -> dict[str, Any]:
+    model = tree.get("model")
+    if not isinstance(model, dict) or not isinstance(model.get("args"), dict):
+        return tree
+    args, is_text = dict(model["args"]), model.get("name") in TRANSFORMERS
+    if (is_text or str(model.get("name")).startswith("vit_")) and args.get("attend") in ATTENTIONS:
+        args["attention"] = ATTENTIONS[args.pop("attend")]
+    if is_text:
+        length = args.pop("max_length", MAX_LENGTH)
+        if "positions" in args:
+            name = args.pop("positions")
+            inside = {"length": length} if name == "learned" else {}
+            args["position"] = {"name": name, "args": inside}
+    return {**tree, "model": {**model, "args": args}}
 
 
 def _with_gates(tree: Any) -> Any:

@@ -30,6 +30,8 @@ ROOMS = {
     "convs": "jaxdl.nn",
     "poolings": "jaxdl.nn",
     "gates": "jaxdl.nn",
+    "attentions": "jaxdl.nn",
+    "positions": "jaxdl.nn",
     "initializers": "jaxdl.nn",
     "dropouts": "jaxdl.nn",
     "objectives": "jaxdl.objectives",

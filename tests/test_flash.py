@@ -2,6 +2,7 @@
 
 import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +12,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxdl import models
 from jaxdl.errors import UserError
 from jaxdl.nn import conv, flash
-from jaxdl.nn.attention import MultiHeadAttention, causal_mask, dot_product_attention
+from jaxdl.nn.attention import attention_layer, causal_mask, dot_product_attention
 from jaxdl.nn.flash import Tile, flash_attention
 from jaxdl.perf.flops import macs
 
@@ -217,28 +218,27 @@ MODELS = {
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_gives_the_same_either_way(name):
     args, inputs = MODELS[name]
-    made = {a: models.create(name, 11, **SMALL, **args, attend=a) for a in ("plain", "flash")}
-    params = made["plain"].init(jax.random.key(0), *inputs)
-    ours, expected = (jax.jit(made[a].apply)(params, *inputs) for a in ("flash", "plain"))
+    made = {a: models.create(name, 11, **SMALL, **args, attention=a) for a in ("full", "flash")}
+    params = made["full"].init(jax.random.key(0), *inputs)
+    ours, expected = (jax.jit(made[a].apply)(params, *inputs) for a in ("flash", "full"))
     np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("args", "mask", "said"),
-    [
-        ({"drop_rate": 0.1}, None, "no weights to drop: set drop_attention=0"),
-        ({}, causal_mask(4), "hides keys, not pairs"),
-    ],
-)
-def test_what_it_cannot_do_is_refused(args, mask, said):
-    layer = MultiHeadAttention(2, attend="flash", **args)
-    with pytest.raises(UserError, match=said):
-        layer.init(jax.random.key(0), jnp.ones((1, 4, 8)), mask=mask)
+def layer(drop_rate=0.0):
+    built = {"heads": 2, "causal": False, "drop_rate": drop_rate, "name": None}
+    return attention_layer(flash.flash, **built, kernel_init=nn.initializers.xavier_uniform())
+
+
+def test_what_it_cannot_do_is_refused():
+    with pytest.raises(UserError, match="'flash' has no weights to drop: set drop_attention=0"):
+        layer(drop_rate=0.1)
+    with pytest.raises(UserError, match="hides keys, not pairs"):
+        layer().init(jax.random.key(0), jnp.ones((1, 4, 8)), mask=causal_mask(4))
 
 
 def test_weights_are_still_there_for_who_asks():
-    layer, x = MultiHeadAttention(2, attend="flash"), jnp.ones((1, 4, 8))
-    params = layer.init(jax.random.key(0), x)
-    y, kept = layer.apply(params, x, mutable=["intermediates"])
+    x = jnp.ones((1, 4, 8))
+    params = layer().init(jax.random.key(0), x)
+    y, kept = layer().apply(params, x, mutable=["intermediates"])
     assert kept["intermediates"]["attention_weights"][0].shape == (1, 2, 4, 4)
-    np.testing.assert_allclose(y, layer.apply(params, x), atol=1e-6)
+    np.testing.assert_allclose(y, layer().apply(params, x), atol=1e-6)

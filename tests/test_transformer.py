@@ -15,9 +15,14 @@ from zoo import initial, quick
 from jaxdl import models, registry, tree
 from jaxdl.config import part
 from jaxdl.errors import UserError
-from jaxdl.nn.attention import MultiHeadAttention, attention_weights, dot_product_attention
+from jaxdl.nn.attention import (
+    MultiHeadAttention,
+    attention_weights,
+    dot_product_attention,
+    scaled_products,
+)
 from jaxdl.nn.drop import drop_path
-from jaxdl.nn.embed import resize_positions, sinusoids
+from jaxdl.nn.positions import resize_positions, sinusoids
 from jaxdl.nn.stack import drop_path_rates, stacked
 from jaxdl.nn.transformer import TransformerBlock
 from jaxdl.objectives.base import Model
@@ -34,7 +39,7 @@ TASKS = {
     "transformer_decoder": (language, {}),
     "transformer": (language, {}),
 }
-PRE = {"placement": "pre", "positions": "learned", "max_length": 8}
+PRE = {"placement": "pre", "position": part("learned", length=8)}
 
 
 def drawn(name, *shape):
@@ -77,7 +82,7 @@ def test_attention_equals_the_formula_and_jax():
     bias = jax.random.normal(jax.random.key(4), (1, 3, 4, 4))
     mask = jax.random.bernoulli(jax.random.key(3), 0.7, (2, 1, 4, 4))
     mask = mask | jnp.eye(4, dtype=bool)[None, None]
-    ours = dot_product_attention(q, k, v, mask, bias)
+    ours = dot_product_attention(q, k, v, mask, lambda q, k: scaled_products(q, k) + bias)
     np.testing.assert_allclose(
         ours, jax.nn.dot_product_attention(q, k, v, bias, mask), rtol=1e-5, atol=1e-6
     )
@@ -236,7 +241,7 @@ def started():
     cache = {}
 
     def start(name, **args):
-        key = (name, tuple(args.items()))
+        key = (name, repr(args))
         if key not in cache:
             goal, batch = task_of(name, **args), batch_of(name)
             cache[key] = (goal, batch, *initial(goal.init, jax.random.key(0), batch))
@@ -325,7 +330,8 @@ def test_parameters_of_the_base_model():
 
 
 def test_learned_positions_end():
-    model = models.create("transformer_decoder", 11, **SMALL, positions="learned", max_length=4)
+    position = part("learned", length=4)
+    model = models.create("transformer_decoder", 11, **SMALL, position=position)
     with pytest.raises(UserError, match="5 places are more than the 4"):
         model.init(jax.random.key(0), jnp.ones((1, 5), jnp.int32))
 
@@ -338,11 +344,11 @@ def test_metrics_of_the_next_token_by_hand():
         "mask": jnp.asarray([1.0, 1.0, 1.0, 0.0]),
     }
     logits = jnp.zeros((4, 4, 5)).at[3].set(jnp.nan)
-    entropy = registry.bind("metrics", part("next_token_cross_entropy"))
+    entropy = registry.bind("metrics", part("next_token_cross_entropy"))().sums
     total, count = entropy({"logits": logits}, batch)
     np.testing.assert_allclose([total, count], [3 * np.log(5), 3], rtol=1e-6)
     right = logits.at[0, 0, 2].set(1.0).at[2, 0, 4].set(1.0)
-    accuracy = registry.bind("metrics", part("next_token_accuracy"))
+    accuracy = registry.bind("metrics", part("next_token_accuracy"))().sums
     assert tuple(map(float, accuracy({"logits": right}, batch))) == (2.0, 3.0)
 
 

@@ -22,7 +22,7 @@ from jaxdl.errors import UserError
 from jaxdl.hub.convert import Naming, flatten_variables, from_theirs, namings, places, to_theirs
 from jaxdl.hub.fetch import fetch
 from jaxdl.hub.read import read, write_safetensors
-from jaxdl.nn.embed import resize_positions
+from jaxdl.nn.positions import resize_positions
 from jaxdl.types import PyTree
 
 

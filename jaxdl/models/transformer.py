@@ -21,10 +21,11 @@ import jax.numpy as jnp
 
 from jaxdl.config import Count, Rate
 from jaxdl.nn.activation import Activation, relu
-from jaxdl.nn.attention import Attend
-from jaxdl.nn.embed import LearnedPositions, SinusoidalPositions, TokenEmbed
+from jaxdl.nn.attention import Attention, full
+from jaxdl.nn.embed import TokenEmbed
 from jaxdl.nn.head import Classifier, Head
 from jaxdl.nn.norm import Norm, layer_norm
+from jaxdl.nn.positions import Position, sinusoidal
 from jaxdl.nn.stack import STACKED, stacked
 from jaxdl.nn.transformer import TransformerBlock
 from jaxdl.registry import register
@@ -33,7 +34,6 @@ from jaxdl.types import PADDING, Array
 VOCABULARY = 37_000
 """Of the paper's English and German, section 5.1."""
 
-Positions = Literal["sinusoidal", "learned"]
 Placement = Literal["pre", "post"]
 
 
@@ -172,13 +172,6 @@ class LanguageModel(nn.Module):
         return self.outputs(*inputs, train=train)["logits"]
 
 
-def _embed(
-    vocabulary: int, width: int, positions: Positions, max_length: int, drop_rate: float
-) -> TokenEmbed:
-    where = SinusoidalPositions() if positions == "sinusoidal" else LearnedPositions(max_length)
-    return TokenEmbed(vocabulary, width, where, drop_rate)
-
-
 @register("models", tokens=(128,), num_classes=2)
 def transformer_encoder(
     num_classes: int,
@@ -190,14 +183,13 @@ def transformer_encoder(
     heads: Count = 8,
     hidden: Count = 2048,
     pool: Literal["mean", "first"] = "mean",
-    positions: Positions = "sinusoidal",
-    max_length: Count = 512,
+    position: Position = sinusoidal,
     placement: Placement = "post",
     activation: Activation = relu,
     norm: Norm = layer_norm,
     drop_rate: Rate = 0.1,
     drop_attention: Rate = 0.0,
-    attend: Attend = "plain",
+    attention: Attention = full,
 ) -> Classifier:
     """The encoder, and a classifier of what it makes of a sequence.
 
@@ -209,16 +201,15 @@ def transformer_encoder(
         heads: of each attention.
         hidden: numbers between the two dense layers of a block.
         pool: 'mean' over all that is not padding, or the 'first' token.
-        positions: fixed 'sinusoidal' or 'learned' ones.
-        max_length: places with a learned position.
+        position: how a token is told its place.
         placement: of the norms: before each branch, or after each sum.
         activation: between the two dense layers.
         norm: at the places that `placement` says.
         drop_rate: of embeddings and branches.
         drop_attention: of attention weights.
-        attend: 'plain', or 'flash', which never has the weights in memory, and drops none.
+        attention: of each block, to itself and to a source.
     """
-    embed = _embed(vocabulary, width, positions, max_length, drop_rate)
+    embed = TokenEmbed(vocabulary, width, position("positions"), drop_rate)
     block = partial(
         TransformerBlock,
         heads,
@@ -226,7 +217,7 @@ def transformer_encoder(
         activation,
         drop_rate=drop_rate,
         drop_attention=drop_attention,
-        attend=attend,
+        attention=attention,
     )
     encoder = Encoder(embed, Stack(depth, block, norm, placement), pool)
     return TokenClassifier(encoder, Head(num_classes))
@@ -242,20 +233,19 @@ def transformer_decoder(
     heads: Count = 8,
     hidden: Count = 2048,
     tied: bool = True,
-    positions: Positions = "sinusoidal",
-    max_length: Count = 512,
+    position: Position = sinusoidal,
     placement: Placement = "post",
     activation: Activation = relu,
     norm: Norm = layer_norm,
     drop_rate: Rate = 0.1,
     drop_attention: Rate = 0.0,
-    attend: Attend = "plain",
+    attention: Attention = full,
 ) -> LanguageModel:
     """The decoder without a source: a causal language model of `num_classes` tokens.
 
     Args as of `transformer_encoder`, and `tied`: the tokens' vectors are the output layer's kernel.
     """
-    embed = _embed(num_classes, width, positions, max_length, drop_rate)
+    embed = TokenEmbed(num_classes, width, position("positions"), drop_rate)
     block = partial(
         TransformerBlock,
         heads,
@@ -264,7 +254,7 @@ def transformer_decoder(
         causal=True,
         drop_rate=drop_rate,
         drop_attention=drop_attention,
-        attend=attend,
+        attention=attention,
     )
     decoder = Decoder(embed, Stack(depth, block, norm, placement))
     return LanguageModel(decoder, None if tied else Head(num_classes))
@@ -279,20 +269,19 @@ def transformer(
     depth: Count = 6,
     heads: Count = 8,
     hidden: Count = 2048,
-    positions: Positions = "sinusoidal",
-    max_length: Count = 512,
+    position: Position = sinusoidal,
     placement: Placement = "post",
     activation: Activation = relu,
     norm: Norm = layer_norm,
     drop_rate: Rate = 0.1,
     drop_attention: Rate = 0.0,
-    attend: Attend = "plain",
+    attention: Attention = full,
 ) -> LanguageModel:
     """Encoder and decoder of `depth` blocks each: (source, tokens) -> logits, one vocabulary.
 
     Args as of `transformer_encoder`.
     """
-    embed = _embed(num_classes, width, positions, max_length, drop_rate)
+    embed = TokenEmbed(num_classes, width, position("positions"), drop_rate)
     block = partial(
         TransformerBlock,
         heads,
@@ -300,7 +289,7 @@ def transformer(
         activation,
         drop_rate=drop_rate,
         drop_attention=drop_attention,
-        attend=attend,
+        attention=attention,
     )
     encoder = Stack(depth, block, norm, placement)
     decoder = Stack(depth, partial(block, causal=True), norm, placement)

@@ -9,6 +9,7 @@ has patches: other sizes need no argument, and CIFAR needs `patch_size=4`.
 The blocks are one block, scanned: its parameters are stacked along axis 0; see `nn/stack.py`.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -17,12 +18,13 @@ import jax.numpy as jnp
 
 from jaxdl.config import Count, Rate
 from jaxdl.nn.activation import Activation, gelu
-from jaxdl.nn.attention import Attend
-from jaxdl.nn.embed import ClassToken, LearnedPositions, PatchEmbed
+from jaxdl.nn.attention import Attention, full
+from jaxdl.nn.embed import ClassToken, PatchEmbed
 from jaxdl.nn.head import Classifier, Head
 from jaxdl.nn.kernel_norm import ConvBuilder, plain
 from jaxdl.nn.layers import Layers
 from jaxdl.nn.norm import Norm, layer_norm
+from jaxdl.nn.positions import Position, learned
 from jaxdl.nn.stack import STACKED, drop_path_rates, stacked
 from jaxdl.nn.transformer import TransformerBlock
 from jaxdl.registry import register
@@ -45,7 +47,8 @@ class ViT(nn.Module):
         drop_rate: of positions and branches.
         drop_attention: of the attention weights.
         drop_path: probability that the last block's branches are dropped; grows linearly to it.
-        attend: how, see `MultiHeadAttention`.
+        attention: builds the blocks' attentions, one of the `attentions`.
+        position: (name) -> layer that tells patches their places, one of the `positions`.
     """
 
     patch_size: int
@@ -58,7 +61,8 @@ class ViT(nn.Module):
     drop_rate: float = 0.0
     drop_attention: float = 0.0
     drop_path: float = 0.0
-    attend: Attend = "plain"
+    attention: Callable[..., nn.Module] = full
+    position: Callable[[str], nn.Module] = learned
 
     @nn.compact
     def tokens(self, x: Array, train: bool = False) -> Array:
@@ -67,7 +71,7 @@ class ViT(nn.Module):
         x = embed(x)
         if self.pool == "token":
             x = ClassToken(name="class_token")(x)
-        x = LearnedPositions(kernel_init=_init, name="position_embed")(x)
+        x = self.position("position_embed")(x)
         x = nn.Dropout(self.drop_rate)(x, deterministic=not train)
         block = TransformerBlock(
             self.heads,
@@ -77,7 +81,7 @@ class ViT(nn.Module):
             drop_rate=self.drop_rate,
             drop_attention=self.drop_attention,
             kernel_init=_init,
-            attend=self.attend,
+            attention=self.attention,
             name=STACKED,
         )
         call = lambda block, x, rate: block(x, train, path_rate=rate)
@@ -117,7 +121,8 @@ def vit(
     drop_rate: Rate = 0.0,
     drop_attention: Rate = 0.0,
     drop_path: Rate = 0.0,
-    attend: Attend = "plain",
+    attention: Attention = full,
+    position: Position = learned,
 ) -> Classifier:
     """A vision transformer; what is null is the variant's own, `hidden` four times the width."""
     own = zip((patch_size, width, depth, heads), VARIANTS[variant], strict=True)
@@ -133,7 +138,8 @@ def vit(
         drop_rate,
         drop_attention,
         drop_path,
-        attend,
+        attention,
+        position,
     )
     return Classifier(backbone, Head(num_classes, kernel_init=_init))
 

@@ -25,15 +25,20 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.typing import Initializer
 from jax.custom_batching import custom_vmap
 from jax.experimental import pallas as pl
 from jax.sharding import AxisType, PartitionSpec
 
+from jaxdl.errors import UserError
 from jaxdl.nn import flash_kernels as kernels
+from jaxdl.nn.attention import MultiHeadAttention
 from jaxdl.nn.conv import backend
 from jaxdl.nn.flash_kernels import Tile
+from jaxdl.registry import register
 from jaxdl.types import Array
 
 TILES = {"cpu": Tile(256, 256), "gpu": Tile(64, 64), "tpu": Tile(256, 256)}
@@ -82,6 +87,28 @@ def _gradients(causal: bool, residuals: tuple[Array, ...], dout: Array):
 
 
 flash_attention.defvjp(_with_residuals, _gradients)
+
+
+@register("attentions")
+def flash(heads: int, causal: bool, kernel_init: Initializer, name: str, /) -> nn.Module:
+    """Exact attention whose weights are never in memory. https://arxiv.org/abs/2205.14135
+
+    Where the weights are asked for, all is computed as `full` does.
+
+    Args:
+        heads: n, which divides the width.
+        causal: whether a place sees only itself and what is before it.
+        kernel_init: of the projections.
+        name: of the layer.
+    """
+    return MultiHeadAttention(heads, causal, kernel_init=kernel_init, means=_means, name=name)
+
+
+def _means(query: Array, key: Array, value: Array, mask: Array | None, causal: bool) -> Array:
+    if mask is not None and mask.shape[1:3] != (1, 1):
+        raise UserError("attention 'flash' hides keys, not pairs of a query and a key")
+    visible = None if mask is None else mask[:, 0, 0]
+    return flash_attention(query, key, value, visible, causal)
 
 
 # Calls, on the arrays of one device. What is cut into tiles is cut along one axis, and a program

@@ -19,6 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxdl.nn.capture import CHANGES, VALUES
 from jaxdl.nn.conv import backend
 from jaxdl.types import Array
 
@@ -46,7 +47,7 @@ def stacked(
 ) -> Array:
     """`depth` blocks in turn, by one scan: x -> call(block_depth, ... call(block_1, x)).
 
-    Each block has its own parameters, statistics, dropout and sown intermediates; all of them
+    Each block has its own parameters, statistics, dropout and values handed out; all of them
     are stacked along axis 0.
 
     Args:
@@ -66,7 +67,7 @@ def stacked(
     written_out = backend() == "cpu" and depth <= WRITTEN_OUT and not rolled.value
     scan = nn.scan(
         body,
-        variable_axes={"params": 0, "batch_stats": 0, "intermediates": 0},
+        variable_axes={"params": 0, "batch_stats": 0, VALUES: 0, CHANGES: 0},
         split_rngs={"params": True, "dropout": True},
         length=depth,
         unroll=depth if written_out else 1,

@@ -10,7 +10,7 @@ import flax.linen as nn
 from flax.typing import Initializer
 
 from jaxdl.nn.activation import gelu
-from jaxdl.nn.attention import Attend, MultiHeadAttention
+from jaxdl.nn.attention import attention_layer, full
 from jaxdl.nn.drop import DropPath
 from jaxdl.nn.mlp import MlpBlock
 from jaxdl.nn.norm import layer_norm
@@ -30,7 +30,7 @@ class TransformerBlock(nn.Module):
         drop_rate: of each branch, and between the dense layers.
         drop_attention: of the attention weights.
         kernel_init: of all kernels.
-        attend: how, see `MultiHeadAttention`.
+        attention: builds its attentions, one of the `attentions`.
     """
 
     heads: int
@@ -42,7 +42,7 @@ class TransformerBlock(nn.Module):
     drop_rate: float = 0.0
     drop_attention: float = 0.0
     kernel_init: Initializer = nn.initializers.xavier_uniform()
-    attend: Attend = "plain"
+    attention: Callable[..., nn.Module] = full
 
     @nn.compact
     def __call__(
@@ -76,15 +76,15 @@ class TransformerBlock(nn.Module):
             return x + y if pre else self.norm(norm)(x + y, train)
 
         def attend(x: Array, name: str, causal: bool, *read: Array | None) -> Array:
-            attention = MultiHeadAttention(
-                self.heads,
-                causal,
-                self.drop_attention,
+            layer = attention_layer(
+                self.attention,
+                heads=self.heads,
+                causal=causal,
+                drop_rate=self.drop_attention,
                 kernel_init=init,
-                attend=self.attend,
                 name=name,
             )
-            return nn.Dropout(self.drop_rate)(attention(x, *read, train=train), not train)
+            return nn.Dropout(self.drop_rate)(layer(x, *read, train=train), not train)
 
         mlp = MlpBlock(self.hidden, self.activation, self.drop_rate, init, name="mlp")
         x = add(x, "norm1", lambda x: attend(x, "attention", self.causal, None, mask))

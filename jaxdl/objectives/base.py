@@ -7,9 +7,12 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxdl import tree
+from jaxdl.errors import UserError, choices
 from jaxdl.nn import conv
+from jaxdl.nn.capture import CHANGES, VALUES
 from jaxdl.nn.drop import Drop, elementwise, replace_dropout
 from jaxdl.nn.ghost_batch_norm import ghost_batch_norm
 from jaxdl.nn.norm import keep_statistics
@@ -102,6 +105,67 @@ class Model(NamedTuple):
                 method="outputs",
             )
         return dict(tree.cast(outputs, jnp.float32))
+
+    def outputs(
+        self,
+        params: PyTree,
+        variables: PyTree,
+        batch: Batch,
+        capture: Sequence[str] = (),
+        score: Callable[[dict[str, Array]], Array] | None = None,
+    ) -> dict[str, Any]:
+        """Outputs of an inference-mode forward pass, and values from inside the network.
+
+        Args:
+            params: of the model.
+            variables: of the model.
+            batch: with what the model reads.
+            capture: names of values that layers hand out, such as 'attention_weights'.
+            score: outputs -> a scalar, of which the gradient to those values is taken.
+
+        Returns:
+            What `predict` gives, and under 'captured' the values by path, float32, such as
+            'backbone/blocks/attention/attention_weights' (depth, b, n, t, s): values of blocks that
+            are scanned are stacked along axis 0. With a score, 'captured_gradients' has the same
+            paths and shapes.
+
+        Raises:
+            UserError: the model hands out no value of such a name.
+        """
+
+        def run(changes: PyTree) -> tuple[dict[str, Array], dict[str, Array]]:
+            with self._changed([]):
+                outputs, handed = self.module.apply(
+                    {**self._collections(params, variables), CHANGES: changes},
+                    *self._inputs(batch),
+                    train=False,
+                    mutable=[VALUES],
+                    method="outputs",
+                )
+            flat = flatten_dict(dict(handed).get(VALUES, {}), sep="/")
+            missing = set(capture) - {path.rpartition("/")[2] for path in flat}
+            if missing:
+                offered = {path.rpartition("/")[2] for path in flat}
+                name = min(missing)
+                raise UserError(f"this model hands out no '{name}': {choices(name, offered)}")
+            kept = {p: value for p, (value,) in flat.items() if p.rpartition("/")[2] in capture}
+            return tree.cast(outputs, jnp.float32), kept
+
+        def scored(changes: PyTree) -> tuple[Array, tuple[dict[str, Array], dict[str, Array]]]:
+            outputs, captured = run(changes)
+            return score(outputs), (outputs, captured)
+
+        if score is None:
+            outputs, captured = run({})
+            return {**outputs, "captured": tree.cast(captured, jnp.float32)}
+        # The gradient to a value is that to zeros which are added to it.
+        shapes = jax.eval_shape(lambda: run({})[1])
+        zeros = {path: jnp.zeros(s.shape, s.dtype) for path, s in shapes.items()}
+        gradients, (outputs, captured) = jax.grad(scored, has_aux=True)(
+            unflatten_dict(zeros, sep="/")
+        )
+        inside = {"captured": captured, "captured_gradients": flatten_dict(gradients, sep="/")}
+        return {**outputs, **tree.cast(inside, jnp.float32)}
 
     def calls(self, spec: Mapping[str, jax.ShapeDtypeStruct]) -> tuple[str, ...]:
         """Names of the backbone's children, in the order in which a batch of this shape calls them.
