@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 
 from jaxdl import judging
-from jaxdl.aliases import current_metric
-from jaxdl.errors import UserError
 from jaxdl.registry import supply
 from jaxdl.rundir.directory import replace
+from jaxdl.rundir.read import read_metrics
 from jaxdl.rundir.sinks import Sink
 
 RETRY = 10.0  # seconds until a place that could not be written is tried again
@@ -42,12 +41,11 @@ class MetricLog:
         sinks: Sequence[Callable[[Path, int], Sink]] = (),
         writes: bool = True,
     ):
-        path = workdir / "metrics.jsonl"
-        self.lines = _read(path, step)
+        self.lines = read_metrics(workdir, step)
         self._file, self._sinks = None, []
         if not writes:
             return
-        self._file = _Outlet(str(path), lambda at: _Lines(path, at), step)
+        self._file = _Outlet(str(workdir / "metrics.jsonl"), lambda at: _Lines(workdir, at), step)
         self._sinks = [
             _Outlet(
                 f"a sink of {workdir}",
@@ -147,8 +145,9 @@ class _Outlet:
 class _Lines:
     """`metrics.jsonl` itself."""
 
-    def __init__(self, path: Path, step: int):
-        replace(path, "".join(json.dumps(line) + "\n" for line in _read(path, step)))
+    def __init__(self, workdir: Path, step: int):
+        path = workdir / "metrics.jsonl"
+        replace(path, "".join(json.dumps(line) + "\n" for line in read_metrics(workdir, step)))
         self._file = path.open("a")
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
@@ -162,22 +161,3 @@ class _Lines:
 def _number(value: Any) -> float | int | None:
     number = np.asarray(value).item()
     return number if isinstance(number, int) or math.isfinite(number) else None
-
-
-def _read(path: Path, step: int) -> list[dict[str, Any]]:
-    """Whole lines of the file up to a step; a last line torn by a kill is left out."""
-    if not path.exists():
-        return []
-    lines = path.read_bytes().splitlines(keepends=True)
-    found = []
-    for number, text in enumerate(lines, start=1):
-        try:
-            line = {current_metric(key): value for key, value in json.loads(text).items()}
-            if line["step"] <= step and text.endswith(b"\n"):
-                found.append(line)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            if number < len(lines):
-                raise UserError(
-                    f"{path}, line {number} is not what was written: {error}"
-                ) from error
-    return found

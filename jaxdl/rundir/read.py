@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxdl import config_file, judging
+from jaxdl.aliases import current_metric
 from jaxdl.config import Config
 from jaxdl.errors import UserError
 
@@ -87,11 +88,16 @@ def read_manifest(workdir: Path) -> dict[str, Any]:
     return manifest
 
 
-def read_metrics(workdir: Path) -> list[dict[str, Any]]:
+def read_metrics(workdir: Path, last: int | None = None) -> list[dict[str, Any]]:
     """The logged lines in the order they were written, empty where nothing was logged.
 
-    Each has an int `step` and any number of keys such as `train/loss`. A last line that does not
-    parse was torn by the end of the run and is skipped; any other is an error.
+    Each has an int `step` and any number of keys such as `train/loss`, in the names of today.
+    A last line that does not parse was torn by the end of the run and is skipped; any other is an
+    error.
+
+    Args:
+        workdir: the run directory.
+        last: step beyond which lines are left out.
     """
     file = workdir / "metrics.jsonl"
     if not file.is_file():
@@ -107,7 +113,8 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
             raise UserError(f"{file}, line {number}: not JSON: {error}") from error
         if not isinstance(line, dict) or not isinstance(line.get("step"), int):
             raise UserError(f"{file}, line {number}: not an object with an integer 'step'")
-        lines.append(line)
+        if last is None or line["step"] <= last:
+            lines.append({current_metric(key): value for key, value in line.items()})
     return lines
 
 
