@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not call __getattr_
     from jaxdl.config import part as part
     from jaxdl.config_file import load as load
     from jaxdl.hub.load import pretrained as pretrained
+    from jaxdl.loaded import load_run as load_run
     from jaxdl.models import list_models as list_models
     from jaxdl.registry import register as register
 
@@ -31,6 +32,7 @@ _HOMES = {
     "load": "jaxdl.config_file.load",
     "create_model": "jaxdl.models.create",
     "list_models": "jaxdl.models.list_models",
+    "load_run": "jaxdl.loaded.load_run",
     "pretrained": "jaxdl.hub.load.pretrained",
     "register": "jaxdl.registry.register",
 }

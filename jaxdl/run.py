@@ -17,6 +17,7 @@ from jaxdl.cluster.watchdog import watchdog
 from jaxdl.config import Config
 from jaxdl.config_file import summary
 from jaxdl.data.fingerprint import Fingerprint, merged
+from jaxdl.data.recorded import record
 from jaxdl.errors import UserError
 from jaxdl.perf.memory import explained, placed, ran_out
 from jaxdl.report import write_report
@@ -299,6 +300,7 @@ def run_metadata(plan: Plan, config: Config) -> dict[str, Any]:
             **{role: len(split) for role, split in plan.splits.items()},
             "num_classes": train_split.num_classes,
             "class_names": list(train_split.class_names),
+            "elements": record(train_split),
         },
     }
 

@@ -18,7 +18,16 @@ from jaxdl.errors import UserError
 
 MODULES = [m.name for m in pkgutil.walk_packages(jaxdl.__path__, "jaxdl.")]
 ROOMS = [name for name in MODULES if hasattr(importlib.import_module(name), "__path__")]
-OFFERED = {"Config", "part", "load", "create_model", "list_models", "pretrained", "register"}
+OFFERED = {
+    "Config",
+    "part",
+    "load",
+    "create_model",
+    "list_models",
+    "load_run",
+    "pretrained",
+    "register",
+}
 
 OWN_LOSS = """
 from jaxdl.registry import register

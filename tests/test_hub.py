@@ -25,8 +25,8 @@ from jaxdl.errors import UserError
 from jaxdl.hub.convert import flatten_variables
 from jaxdl.hub.fetch import fetch
 from jaxdl.hub.load import save, transfer
+from jaxdl.loaded import load_start
 from jaxdl.main import main
-from jaxdl.research.finished import evaluate
 from jaxdl.run import run
 from jaxdl.session import first_state
 
@@ -320,7 +320,7 @@ def test_a_run_exported_is_where_another_begins(tmp_path, capsys):
     file = tmp_path / "a.safetensors"
     assert main(["export", str(tmp_path / "a"), str(file)]) == 0
     capsys.readouterr()
-    begun = evaluate(tiny(init_from=str(file)))
+    begun = load_start(tiny(init_from=str(file))).evaluate()
     assert main(["evaluate", str(tmp_path / "a"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == pytest.approx(begun, rel=1e-6)
 

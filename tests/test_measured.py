@@ -8,8 +8,8 @@ from test_run import small
 
 from jaxdl.assemble import assemble
 from jaxdl.config import EarlyStopping, Evaluation, part
+from jaxdl.loaded import load_run
 from jaxdl.main import main
-from jaxdl.research.finished import evaluate
 from jaxdl.run import run
 from jaxdl.session import final_state, gaps, weights_of, whole_split
 
@@ -73,7 +73,7 @@ def test_a_finished_run_is_measured_by_the_weights_it_was_judged_by(tmp_path, ca
     run(config, tmp_path)
     series = [x["validation/accuracy"] for x in lines_of(tmp_path) if "validation/accuracy" in x]
     assert max(series) > series[-1]  # the newest are worse than the best
-    assert evaluate(config, tmp_path, "validation")["accuracy"] == pytest.approx(max(series))
+    assert load_run(tmp_path).evaluate("validation")["accuracy"] == pytest.approx(max(series))
     capsys.readouterr()
     assert main(["evaluate", str(tmp_path), "--split", "validation", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["accuracy"] == pytest.approx(max(series))

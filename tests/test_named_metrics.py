@@ -13,11 +13,11 @@ from jaxdl.assemble import assemble
 from jaxdl.config import Checkpoint, Config, Data, Evaluation, Log, Population, part
 from jaxdl.config_file import from_json, to_json
 from jaxdl.errors import UserError
+from jaxdl.loaded import load_run
 from jaxdl.main import main
 from jaxdl.metrics.base import Metric, by_name, class_keys
 from jaxdl.override import override
 from jaxdl.population import session
-from jaxdl.research.finished import evaluate
 from jaxdl.run import run
 from jaxdl.rundir.matrices import read_matrices
 
@@ -88,7 +88,7 @@ def test_three_numbers_alone_and_on_another_target_stand_by_name(three, tmp_path
     for entry in THREE:
         assert f"test/on_colour_three_hits/{entry}".encode() in events.read_bytes()
         assert f"on colour three hits {entry}" in page
-    assert evaluate(asked, tmp_path) == {
+    assert load_run(tmp_path, config=asked).evaluate() == {
         k.removeprefix("test/"): v for k, v in values.items() if k.startswith("test/")
     }
     # The one it is judged by decides which checkpoint is the best.

@@ -21,11 +21,11 @@ from jaxdl.config import (
 )
 from jaxdl.config_file import from_json, to_json
 from jaxdl.errors import UserError
+from jaxdl.loaded import load_run
 from jaxdl.main import main
 from jaxdl.population import session
 from jaxdl.population.members import better_half, members_of, survivors
 from jaxdl.report import write_report
-from jaxdl.research import finished
 from jaxdl.run import run
 
 GRID = {"optimizer.learning_rate": (1e-3, 3e-2), "gradient.transforms.0.limit": (0.5, 5.0)}
@@ -91,8 +91,7 @@ def test_a_member_is_the_run_that_it_would_be_alone(whole, tmp_path):
 def test_a_member_leaves_a_run_that_everything_can_read(whole):
     folder, rows = whole
     own = folder / "members" / rows[0]["member"]
-    config = from_json((own / "config.json").read_text(), where="")
-    found = finished.evaluate(config, own, "test")
+    found = load_run(own).evaluate("test")
     np.testing.assert_allclose(found["accuracy"], rows[0]["test/accuracy"], rtol=1e-6)
     assert "adamw" in write_report(own).read_text()
     assert json.loads((folder / "members.json").read_text()) == rows

@@ -17,9 +17,9 @@ from zoo import BUILT, quick
 from jaxdl import models, registry
 from jaxdl.config import Data, EarlyStopping, Part, part
 from jaxdl.data import tfds_source
+from jaxdl.loaded import load_run
 from jaxdl.nn.head import Classifier, Head
 from jaxdl.objectives.base import Model
-from jaxdl.research.finished import evaluate
 from jaxdl.run import run
 from jaxdl.train import materialize as materialize_module
 from jaxdl.train.materialize import materialize
@@ -221,12 +221,12 @@ def test_only_the_split_that_is_measured_is_opened(tmp_path, opened, knows):
     values = run(config, tmp_path)
     opened.clear()
     for role in ("test", "validation"):
-        found = evaluate(config, tmp_path, role)
+        found = load_run(tmp_path).evaluate(role)
         assert opened == [role]
         opened.clear()
         if role == "test":
             assert found["accuracy"] == values["test/accuracy"]
-    evaluate(config, tmp_path, "train")
+    load_run(tmp_path).evaluate("train")
     assert opened == ["train"]
 
 

@@ -1,12 +1,13 @@
 """Single images on the host, by Pillow: reading a file, fitting to a square."""
 
+import contextlib
 import stat
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from jaxdl.errors import UserError
 
@@ -16,6 +17,7 @@ FORMATS = {
 }  # fmt: skip
 """What Pillow may take a file for, and the suffixes of each. It knows others, one of which starts
 a program (EPS)."""
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 MOST_PIXELS = 2**26
 """A file of some kilobytes may expand to any number of them."""
 LONGEST_RATIO = 32
@@ -26,7 +28,18 @@ Side = Annotated[int, msgspec.Meta(ge=1, le=16384)]
 
 
 def load(file: Path, channels: int) -> np.ndarray:
-    """An image file as (h, w, channels) uint8; 1 channel is grey, 3 are red, green and blue."""
+    """An image file as (h, w, channels) uint8; 1 channel is grey, 3 are red, green and blue.
+
+    It is turned as its EXIF orientation says. Of 16 bits the upper 8 are kept. An alpha channel is
+    dropped, as by Pillow's `convert`: transparent pixels get the colour that the file has there.
+
+    Args:
+        file: of one of the `FORMATS`.
+        channels: 1, 3, or 4 for colour and alpha.
+
+    Raises:
+        UserError: it cannot be read; says why.
+    """
     try:
         # To open anything else may block for ever, or never end.
         if not stat.S_ISREG(file.stat().st_mode):
@@ -34,9 +47,36 @@ def load(file: Path, channels: int) -> np.ndarray:
         with Image.open(file, formats=tuple(FORMATS)) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise ValueError(f"{image.width} x {image.height} are too many pixels")
-            return with_channels(np.asarray(image.convert({1: "L", 3: "RGB"}[channels])))
+            upright = image
+            with contextlib.suppress(Exception):  # a broken orientation is none
+                upright = ImageOps.exif_transpose(image)
+            return with_channels(np.asarray(_bytes(upright).convert(_MODES[channels])))
     except Exception as error:  # Pillow's decoders raise whatever the format's parser raises
         raise UserError(f"cannot read the image {file}: {error}") from error
+
+
+def _bytes(image: Image.Image) -> Image.Image:
+    """An image of 16 bits as one of 8, which Pillow would clip at 255; any other as it is."""
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((np.clip(np.asarray(image), 0, 2**16 - 1) >> 8).astype(np.uint8))
+
+
+def as_stored(image: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """An image of any size as one of a source that resizes: uint8 of a shape (h, w, c).
+
+    Args:
+        image: (h, w) or (h, w, c) uint8, c of 1, 3 or 4.
+        shape: of the result, c of 1, 3 or 4.
+    """
+    *size, channels = shape
+    if channels not in _MODES:
+        raise UserError(f"an image has 1, 3 or 4 channels, and {channels} are wanted")
+    fitted = fit(with_channels(np.asarray(image)), tuple(size))
+    if fitted.shape[2] == channels:
+        return fitted
+    picture = Image.fromarray(fitted[:, :, 0] if fitted.shape[2] == 1 else fitted)
+    return with_channels(np.asarray(picture.convert(_MODES[channels])))
 
 
 def with_channels(image: np.ndarray) -> np.ndarray:
@@ -45,33 +85,36 @@ def with_channels(image: np.ndarray) -> np.ndarray:
 
 
 def fit(
-    image: np.ndarray, size: int, resample: Image.Resampling = Image.Resampling.BILINEAR
+    image: np.ndarray,
+    size: int | tuple[int, int],
+    resample: Image.Resampling = Image.Resampling.BILINEAR,
 ) -> np.ndarray:
     """Resize the shorter side to `size` (with antialiasing), then cut out the centre.
 
     Args:
         image: (h, w, c) uint8, c of 1, 3 or 4.
-        size: side of the result in pixels.
+        size: side of the result in pixels, or its height and width, which it then covers.
         resample: `NEAREST` for a map of class numbers.
 
     Returns:
-        (size, size, c) uint8.
+        (size, size, c) or (*size, c) uint8.
     """
+    rows, columns = (size, size) if isinstance(size, int) else size
     height, width, channels = image.shape
     if image.dtype != np.uint8 or channels not in (1, 3, 4):
         raise UserError(
             "image_size resizes uint8 images of 1, 3 or 4 channels, "
             f"not {image.dtype} of shape {image.shape}"
         )
-    if (height, width) == (size, size):
+    if (height, width) == (rows, columns):
         return image
     longest = LONGEST_RATIO * min(height, width)
     top, left = max(0, height - longest) // 2, max(0, width - longest) // 2
     image = image[top : top + longest, left : left + longest]
     height, width, _ = image.shape
-    scale = size / min(height, width)
-    new_width, new_height = max(size, round(width * scale)), max(size, round(height * scale))
+    scale = max(rows / height, columns / width)
+    new_width, new_height = max(columns, round(width * scale)), max(rows, round(height * scale))
     picture = Image.fromarray(image[:, :, 0] if channels == 1 else image)
     picture = picture.resize((new_width, new_height), resample)
-    left, top = (new_width - size) // 2, (new_height - size) // 2
-    return with_channels(np.asarray(picture.crop((left, top, left + size, top + size))))
+    left, top = (new_width - columns) // 2, (new_height - rows) // 2
+    return with_channels(np.asarray(picture.crop((left, top, left + columns, top + rows))))

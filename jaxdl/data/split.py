@@ -50,6 +50,11 @@ class Split:
         return self.arrays is not None
 
     @property
+    def readable(self) -> bool:
+        """True if the examples are there, and not only what a run wrote down of them."""
+        return getattr(self.source.records, "readable", True)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all examples, decoded."""
         sizes = (math.prod(s.shape) * s.dtype.itemsize for s in self.element_spec.values())

@@ -25,10 +25,10 @@ from jaxdl.augment.normalize import normalize
 from jaxdl.config import Config
 from jaxdl.errors import UserError
 from jaxdl.hub.load import pretrained
+from jaxdl.loaded import load_run, load_start, pooled_features
 from jaxdl.metrics.frechet import Moments, distance, merge, moments
-from jaxdl.research.finished import weights
 from jaxdl.session import whole_split
-from jaxdl.train.sharding import fetch, replicated
+from jaxdl.train.sharding import fetch
 from jaxdl.types import Array, Batch, PyTree
 
 Features = Callable[[Batch], Array]
@@ -84,22 +84,17 @@ def fid_of(
     if features:
         plan = assemble(config)
     else:
-        plan, *weighed = weights(config, workdir)
-        features = run_features(plan, *weighed)
+        run = load_run(workdir, config=config) if workdir else load_start(config)
+        opened = {role: run.opened(role) for role in ("validation", "test")}
+        plan = run.plan._replace(splits={**run.plan.splits, **opened})
+        features = run_features(plan, run.params, run.variables)
     return fid(features, whole_split(config, plan, "validation"), whole_split(config, plan, "test"))
 
 
 def run_features(plan: Plan, params: PyTree, variables: PyTree) -> Features:
     """Features of a run's network, the head's input; maps and sequences as means over positions."""
-
-    @jax.jit(out_shardings=replicated(plan.mesh))
-    def pool_features(params: PyTree, variables: PyTree, batch: Batch) -> Array:
-        found = plan.objective.predict(params, variables, batch)["features"]
-        if isinstance(found, tuple):
-            raise UserError("this network's features are several maps, and FID compares vectors")
-        return jnp.mean(found, axis=tuple(range(1, found.ndim - 1)))
-
-    return lambda batch: pool_features(params, variables, batch)
+    features = pooled_features(plan)
+    return lambda batch: features(params, variables, batch)
 
 
 def inception_features(

@@ -63,6 +63,11 @@ class StateSpec(NamedTuple):
     layout: Layout = Layout()
 
 
+def run_key(key: Array) -> Array:
+    """The key of every step's randomness, of that of a first state."""
+    return jax.random.split(key)[1]
+
+
 def new_state(
     objective: Objective,
     tx: optax.GradientTransformation,
@@ -71,7 +76,7 @@ def new_state(
     spec: StateSpec,
 ) -> TrainState:
     """A state before its first step: pure, to be traced by `init_state` and `abstract_state`."""
-    init_key, run_key = jax.random.split(key)
+    init_key = jax.random.split(key)[0]
     batch = {k: jnp.zeros(s.shape, s.dtype) for k, s in batch_spec.items()}
     params, variables = objective.init(init_key, batch)
     variables, constant = split_constant(variables)
@@ -80,7 +85,7 @@ def new_state(
         params=params,
         variables=variables,
         opt_state=tx.init(params),
-        key=run_key,
+        key=run_key(key),
         average=averaged(params, variables) if spec.average else None,
         loss_scale=first_scale(spec.loss_scale) if spec.loss_scale else None,
         constant=constant,

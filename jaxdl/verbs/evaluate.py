@@ -22,9 +22,10 @@ def evaluate(options: Namespace, config: Config) -> int:
     prepare_jax()
     import numpy as np
 
-    from jaxdl.research import finished
+    from jaxdl.loaded import load_run, load_start
 
-    found = finished.evaluate(config, options.run, options.split)
+    run = load_run(options.run, config=config) if options.run else load_start(config, options.split)
+    found = run.evaluate(options.split)
     if options.json:
         print(json.dumps({k: v if isinstance(v, float) else v.tolist() for k, v in found.items()}))
     else:

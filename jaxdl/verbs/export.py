@@ -3,9 +3,8 @@
 from argparse import Namespace
 from pathlib import Path
 
-from jaxdl import config_file
 from jaxdl.verbs import option, verb
-from jaxdl.verbs.parsing import config_of, prepare_jax
+from jaxdl.verbs.parsing import prepare_jax
 
 
 @verb(
@@ -18,10 +17,9 @@ def export(options: Namespace) -> int:
 
     Under the names of a publisher of weights, so that its own library loads them.
     """
-    config = config_file.load(config_of(options.run))
     prepare_jax()
-    from jaxdl.research import finished
+    from jaxdl.loaded import load_run
 
-    publisher = finished.export(options.run, config, options.file, options.publisher)
+    publisher = load_run(options.run).export(options.file, options.publisher)
     print(f"{options.file}  (names of {publisher})")
     return 0

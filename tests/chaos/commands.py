@@ -120,7 +120,7 @@ def stopped_short() -> Iterator[None]:
 
     def stand_in(config: object, workdir: Path) -> None:
         plan = assemble(config)
-        jaxdl.run.rundir.claim(workdir, config)
+        jaxdl.run.directory.claim(workdir, config)
         # All is checked by now. A deep network takes its time to trace, which is no hang.
         with contextlib.suppress(Late):
             state = plan.abstract_state(config.seed)

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import matplotlib.font_manager  # noqa: F401, asks the system for its fonts, once for all
 
-import jaxdl.research.finished
+import jaxdl.loaded
 import jaxdl.session
 from chaos.commands import Outcome, Reached, obey, stopped_short
 from chaos.files import arrays_trap, image, image_trap, weight_files, weights
@@ -79,7 +79,7 @@ def fuzz_weights(n: int, seed: int, sandbox: Path) -> Iterator[tuple[str, Outcom
         raise Reached
 
     with (
-        mock.patch.object(jaxdl.research.finished, "assemble", lambda *_, **__: plan),
+        mock.patch.object(jaxdl.loaded, "assemble", lambda *_, **__: plan),
         mock.patch.object(jaxdl.session, "init_state", lambda *_: state),
         mock.patch.object(jaxdl.session, "with_weights", reach),
     ):

@@ -1,0 +1,255 @@
+"""A finished run in hand: its network with the weights that it was judged by.
+
+    run = load_run("runs/a")
+    run.predict(images)["label"], run.evaluate("test"), run.features(images)
+
+Only the run directory is read. The data of the run is opened where a split is evaluated, and where
+batch statistics have to be found anew (`evaluation.norm_batches`).
+"""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdl.assemble import Plan, assemble, open_splits
+from jaxdl.checks import check_batch, shapes
+from jaxdl.config import Config, Data
+from jaxdl.data.images import as_stored
+from jaxdl.data.recorded import record, recorded
+from jaxdl.data.split import Split
+from jaxdl.errors import UserError, choices
+from jaxdl.hub.load import save
+from jaxdl.metrics.base import by_name
+from jaxdl.rundir.read import read_config, read_manifest
+from jaxdl.rundir.weights import run_weights
+from jaxdl.session import first_state, training_batches, weights_of, whole_split
+from jaxdl.train.evaluate import lagged, make_evaluate
+from jaxdl.train.sharding import AXES, batch_sharding, batch_shards, fetch, make_mesh, replicated
+from jaxdl.train.state import run_key
+from jaxdl.types import Array, Batch, PyTree
+
+ROLES = ("train", "validation", "test")
+Images = np.ndarray | Sequence[np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedRun:
+    """A network with weights, and all that its config describes around it."""
+
+    config: Config
+    plan: Plan
+    params: PyTree
+    variables: PyTree
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The name of every class; their numbers where they have no names."""
+        split = self.plan.splits["train"]
+        return split.class_names or tuple(str(i) for i in range(split.num_classes))
+
+    @property
+    def batch_size(self) -> int:
+        """Inputs that are predicted at once: as many as in an evaluation."""
+        shards = batch_shards(self.plan.mesh)
+        return -(-self.config.data.evaluation_batch_size // shards) * shards
+
+    def predict(self, images: Images) -> dict[str, np.ndarray]:
+        """Answers of the network for images, by the predictor that the run is judged by.
+
+        Args:
+            images: (n, h, w, c) as the run's source stores them; or images of any sizes, each
+                (h, w) or (h, w, c) uint8, which are resized and cut as a source does it.
+
+        Returns:
+            `logits` (n, k) float32, `probability` (n, k) and `label` (n,), the likeliest class; of
+            a segmentation `logits` (n, h, w, k) and `label` (n, h, w).
+        """
+        logits = np.concatenate([fetch(x) for x in self._run(self._answer, images)])
+        answers = {"logits": logits, "label": np.argmax(logits, axis=-1).astype(np.int32)}
+        if self.plan.unit == "example":
+            answers["probability"] = softmax(logits)
+        return answers
+
+    def features(self, images: Images) -> np.ndarray:
+        """Features of images as the head reads them, (n, d) float32; of maps, the means."""
+        return np.concatenate([fetch(x) for x in self._run(self._features, images)])
+
+    def evaluate(self, split: str = "test") -> dict[str, float | np.ndarray]:
+        """Metric to number or matrix over one split of the run's data, which is opened for it.
+
+        Args:
+            split: 'train', 'validation' or 'test'.
+        """
+        roles = [role for role in ROLES if getattr(self.config.data, role)]
+        if split not in roles:
+            raise UserError(f"the config has no split '{split}': {choices(split, roles)}")
+        plan = self.plan._replace(splits={**self.plan.splits, split: self.opened(split)})
+        measure = make_evaluate(plan.objective, plan.metrics, plan.mesh)
+        values = measure(self.params, self.variables, whole_split(self.config, plan, split))
+        numbers, matrices = by_name(values, plan.metrics, plan.classes(split))
+        return numbers | matrices
+
+    def export(self, file: Path, publisher: str | None = None) -> str:
+        """Write the weights as safetensors under a publisher's names; returns the publisher."""
+        name = self.config.model.name
+        return save(file, name, self.params, self.variables, publisher=publisher)
+
+    def opened(self, role: str) -> Split:
+        """A split of the run's data with its examples: 'train', 'validation' or 'test'."""
+        there = self.plan.splits.get(role)
+        if there is not None and there.readable:
+            return there
+        num_classes = self.plan.splits["train"].num_classes
+        return open_splits(self.config, (role,), num_classes=num_classes)[role]
+
+    @functools.cached_property
+    def _answer(self) -> Callable[[PyTree, PyTree, Batch], Array]:
+        predict = self.plan.objective.predict
+        return jax.jit(
+            lambda params, variables, batch: predict(params, variables, batch)["logits"],
+            out_shardings=replicated(self.plan.mesh),
+        )
+
+    @functools.cached_property
+    def _features(self) -> Callable[[PyTree, PyTree, Batch], Array]:
+        return pooled_features(self.plan)
+
+    def _run(self, program: Callable[..., Array], images: Images) -> Iterator[Array]:
+        """Outputs of a program for images, batch by batch, without the padding of the last."""
+        stored = self.stored(images)
+        size, sharding = self.batch_size, batch_sharding(self.plan.mesh)
+
+        def batches() -> Iterator[Array]:
+            for start in range(0, len(stored), size):
+                index = np.arange(start, start + size)
+                batch = {"image": stored[np.where(index < len(stored), index, 0)]}
+                batch["mask"] = (index < len(stored)).astype(np.float32)
+                yield program(self.params, self.variables, jax.device_put(batch, sharding))
+
+        starts = range(0, len(stored), size)
+        for start, answer in zip(starts, lagged(batches()), strict=True):
+            yield answer[: len(stored) - start]
+
+    def stored(self, images: Images) -> np.ndarray:
+        """Images as the run's source stores them, (n, h, w, c)."""
+        spec = self.plan.splits["train"].element_spec
+        if "image" not in spec:
+            raise UserError(f"this run reads no images: {shapes(self.plan.splits['train'])}")
+        image, kind = spec["image"].shape, spec["image"].dtype
+        if isinstance(images, np.ndarray) and images.shape[1:] == image and images.dtype == kind:
+            return images
+        if kind != np.uint8:
+            raise UserError(
+                f"this run reads images of {kind}{list(image)}: give an array ({kind}) of them"
+            )
+        if not len(images):
+            raise UserError("give at least one image to predict")
+        return np.stack([as_stored(x, image) for x in images])
+
+
+def load_run(workdir: str | Path, *choice: str, config: Config | None = None) -> LoadedRun:
+    """A run by its directory, with the weights that it is judged by.
+
+    Args:
+        workdir: the run directory.
+        choice: of other weights: 'latest', 'raw' or the number of a checkpoint's step; see
+            `rundir.weights.run_weights`.
+        config: in place of the run's own, such as one with other data to evaluate.
+
+    Raises:
+        UserError: it is not a run directory, or its files are damaged.
+    """
+    workdir = Path(workdir)
+    config = config or read_config(workdir)
+    weights = run_weights(workdir, *choice)
+    anew = weights.averaged and "batch_stats" in weights.variables
+    anew = anew and config.evaluation.norm_batches
+    splits = None if anew else _recorded(config, workdir)
+    plan = _assembled(config if anew else _without_order(config), splits)
+    place = replicated(plan.mesh)
+    params, variables = jax.device_put((weights.params, weights.variables), place)
+    if anew:
+        with contextlib.closing(training_batches(config, plan, 0, anew)) as batches:
+            key = run_key(jax.random.key(config.seed))
+            variables = plan.reestimate(params, variables, batches, key)
+    return LoadedRun(config, plan, params, variables)
+
+
+def load_start(config: Config, split: str | None = None) -> LoadedRun:
+    """A run of a config before its first step: fresh weights, or those of `init_from`.
+
+    Args:
+        config: of the run.
+        split: the only one to be opened besides 'train'; by default all are.
+    """
+    plan = assemble(config) if split is None else _opening(config, split)
+    return LoadedRun(config, plan, *weights_of(config, plan, first_state(config, plan)))
+
+
+def _opening(config: Config, split: str) -> Plan:
+    config = dataclasses.replace(config, early_stopping=None)
+    return assemble(config, open_splits(config, [*dict.fromkeys(("train", split))]))
+
+
+def _recorded(config: Config, workdir: Path) -> dict[str, Split] | None:
+    """The splits that the manifest tells of; None where it tells nothing.
+
+    Of an older run it tells no shapes: for these the smallest split is opened.
+    """
+    data, opened = read_manifest(workdir).get("data", {}), {}
+    roles = [role for role in ROLES if getattr(config.data, role) and role in data]
+    if not (roles and data.get("num_classes")):
+        return None
+    if "elements" not in data:
+        smallest = min(roles, key=data.get)
+        opened = open_splits(config, (smallest,), num_classes=data["num_classes"])
+    elements = data.get("elements") or record(next(iter(opened.values())))
+    about = (elements, data.get("class_names", ()), data["num_classes"])
+    return {r: recorded(getattr(config.data, r), data[r], *about) for r in roles} | opened
+
+
+def _without_order(config: Config) -> Config:
+    """The config of a run that does not train: the order of training examples is none."""
+    return dataclasses.replace(
+        config, data=dataclasses.replace(config.data, sampler=Data().sampler), early_stopping=None
+    )
+
+
+def _assembled(config: Config, splits: dict[str, Split] | None) -> Plan:
+    """On the run's mesh, or on one device where this machine's do not make that mesh."""
+    try:
+        mesh = make_mesh(*(getattr(config.mesh, axis) for axis in AXES))
+        check_batch(config, mesh)
+    except UserError:
+        kinds = (jax.sharding.AxisType.Auto,) * len(AXES)
+        device = np.asarray(jax.devices()[:1]).reshape((1,) * len(AXES))
+        mesh = jax.sharding.Mesh(device, AXES, axis_types=kinds)
+    return assemble(config, splits, mesh)
+
+
+def pooled_features(plan: Plan) -> Callable[[PyTree, PyTree, Batch], Array]:
+    """A function (params, variables, batch) -> features, the input of the head, (b, d) float32.
+
+    Maps and sequences are the mean over their places.
+    """
+
+    @functools.partial(jax.jit, out_shardings=replicated(plan.mesh))
+    def pooled(params: PyTree, variables: PyTree, batch: Batch) -> Array:
+        features = plan.objective.predict(params, variables, batch)["features"]
+        if isinstance(features, tuple):
+            raise UserError("this network's features are several maps, not one vector an example")
+        return jnp.mean(features, axis=tuple(range(1, features.ndim - 1)))
+
+    return pooled
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities (..., k) float32 of logits."""
+    odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return odds / odds.sum(axis=-1, keepdims=True)
