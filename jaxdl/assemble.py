@@ -29,11 +29,12 @@ from jaxdl.nn.layout import LAYOUT, STAGED
 from jaxdl.objectives.base import Model, augmented, frozen, preparation
 from jaxdl.optim.chain import chain
 from jaxdl.optim.groups import grouped
+from jaxdl.train.progress import timed, with_progress
 from jaxdl.train.reestimate import Reestimate, make_reestimate
 from jaxdl.train.sharding import AXES, Layout, batch_sharding, batch_shards, make_mesh
 from jaxdl.train.state import StateSpec, TrainState, abstract_state
 from jaxdl.train.step import Step, make_step
-from jaxdl.types import Batch, Objective
+from jaxdl.types import Batch, Objective, progress_of
 
 GIB = 2**30
 
@@ -94,6 +95,11 @@ class Plan(NamedTuple):
             )
             for k, s in self.splits["train"].element_spec.items()
         }
+
+    def told(self, batch: Batch, step: int) -> Batch:
+        """A training batch as the step of a number sees it: with progress, where that is asked."""
+        asked = asks_for_progress(self.parts)
+        return with_progress(batch, step, self.steps) if asked else batch
 
     def abstract_state(self, seed: int) -> TrainState:
         """Shapes, types and shardings of the run's state."""
@@ -157,6 +163,8 @@ def assemble(
         loss_scale=precision.loss_scale,
         skip_nonfinite=config.gradient.skip_nonfinite,
     )
+    if asks_for_progress(parts):
+        step = lambda objective, untimed=step: timed(untimed(objective), steps)
     phases = [(precision.start, step(objective))]
     if precision.start:
         exact = model._replace(dtype=jnp.dtype(jnp.float32))
@@ -223,12 +231,18 @@ def _objective(
     config: Config, parts: registry.Parts, model: Model, make: Callable[..., Any]
 ) -> Objective:
     """The objective of a run: the model's own, regularized, on augmented batches."""
-    objective = make(parts.one("objective"), model=model)
+    objective = make(parts.one("objective"), model=model, progress=progress_of)
     for regularize in parts.many("regularizers"):
-        objective = make(regularize, objective=objective)
+        objective = make(regularize, objective=objective, progress=progress_of)
     if config.freeze is not None:
         objective = frozen(objective, config.freeze)
     return augmented(objective, parts.many("augment"), parts.many("preprocess"))
+
+
+def asks_for_progress(parts: registry.Parts) -> bool:
+    """True if the objective, or one of the regularizers, has a parameter `progress`."""
+    builders = [parts.one("objective"), *parts.many("regularizers")]
+    return any("progress" in registry.supplied(build) for build in builders)
 
 
 def import_user_module(name: str) -> None:

@@ -346,7 +346,7 @@ def first_nonfinite(config: Config, plan: Plan, state: TrainState, step: int) ->
             plan.objective,
             plan.tx,
             state,
-            next(batches),
+            plan.told(next(batches), step),
             step,
             micro_batches=config.gradient.accumulate,
             examples=examples,

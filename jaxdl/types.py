@@ -10,6 +10,8 @@ A batch is a dict of arrays that share their first axis:
     source  (b, s)        int32, 0 for padding: what tokens translate
     mask    (b,)          float32, 1 for an example and 0 for padding; absent means all are examples
     index   (b,)          int32, the number of each example in its split, where outputs are kept
+    progress (b,)         float32 in [0, 1), all alike: step / steps of the run, where an objective
+                        asks for it; see `progress_of`
     mixed_label, lam (b,)  int32, float32 in [0, 1]: of a mixture of two examples, the other one's
                         label, and the weight of the first one's `label` in it
 """
@@ -85,6 +87,17 @@ class Objective(NamedTuple):
     predict: Callable[..., dict[str, Array]]
     """(params, variables, batch, key=None) -> outputs, in inference mode; with a key, what drops
     at random in training drops here too, while norms still read their running statistics"""
+
+
+def progress_of(batch: Batch) -> Array:
+    """The fraction of the run's steps that are done, () float32; 1 outside of training steps.
+
+    It is in the batches of objectives and regularizers whose builders ask for `progress`.
+    """
+    if "progress" in batch:
+        progress: Array = batch["progress"][0]
+        return progress
+    return jax.numpy.ones((), jax.numpy.float32)
 
 
 def mask_of(batch: Batch) -> Array:
