@@ -177,7 +177,9 @@ class Config:
     )
     freeze_norms: bool = False  # batch norms keep their statistics: for fine-tuning
     sync_norms: bool = True  # batch statistics of the whole batch, not of each device's share
-    init_from: str | None = None  # published weights to begin with: a file, a hub id, an address
+    init_from: str | dict[str, str] | None = (
+        None  # weights to begin with: a file, a hub id, an address, a run; or path of a module: one
+    )
     objective: Annotated[Part, Of("objectives")] = part("supervised")
     regularizers: tuple[
         Annotated[Part, Of("regularizers")], ...

@@ -5,7 +5,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Union
 
 from jaxdl.config import Config, Part, dataclass_of
 from jaxdl.config_file import from_dict, to_dict
@@ -19,7 +19,8 @@ def override(config: Config, assignments: Iterable[tuple[str, str]]) -> Config:
     A path goes through fields, through arguments of parts by their own names, and through
     positions of tuples. A bare name given to a part replaces it and forgets its arguments;
     a list of names (or one) given to a tuple of parts replaces the tuple. A name may bring its
-    arguments: 'random_crop(padding=2), random_flip'.
+    arguments: 'random_crop(padding=2), random_flip'. In a dict a path goes on by its keys, and adds
+    those that are not there.
     """
     tree = to_dict(config)
     for path, text in assignments:
@@ -39,13 +40,10 @@ def _assign(tree: dict[str, Any], path: str, text: str) -> None:
             node[last] = text if last == "name" else _literal(text, dict)
         else:
             node["args"][last] = _literal(text, Any)
-    elif annotation is Any:  # inside a plain dict
-        node[last] = _literal(text, Any)
+    elif annotation is Any or _dict_in(annotation):
+        node[last] = _literal(text, _element(annotation))
     else:
-        known = {f.name: f.type for f in dataclasses.fields(annotation)}
-        if last not in known:
-            raise UserError(f"unknown key {where}.{last}: {choices(last, known)}")
-        node[last] = _literal(text, known[last])
+        node[last] = _literal(text, _field(annotation, last, where))
 
 
 def _descend(node: Any, annotation: Any, key: str, where: str) -> tuple[Any, Any]:
@@ -58,22 +56,46 @@ def _descend(node: Any, annotation: Any, key: str, where: str) -> tuple[Any, Any
     elif annotation is Any:
         child = _named(node, key)
     else:
-        known = {f.name: f.type for f in dataclasses.fields(annotation)}
-        if key not in known:
-            raise UserError(f"unknown key {where}.{key}: {choices(key, known)}")
-        inner = dataclass_of(known[key])
-        if node[key] is None and inner is Part:
+        field = _element(annotation) or _field(annotation, key, where)
+        inner, child = dataclass_of(field), node.get(key)
+        if child is None and inner is Part:
             raise _unset(f"{where}.{key}")
-        if node[key] is None and inner:
-            node[key] = to_dict(inner())
-        child = node[key]
+        if child is None and (inner or _dict_in(field)):
+            child = node[key] = to_dict(inner()) if inner else {}
         if inner:
             return child, inner
+        if isinstance(child, dict) and _dict_in(field):
+            return child, field
     if _is_part(child):
         return child, Part
     if not isinstance(child, dict | list):
         raise UserError(f"{where}.{key} is {child!r}: nothing can be set inside it")
     return child, Any
+
+
+def _field(cls: type, key: str, where: str) -> Any:
+    """The annotation of a dataclass's field."""
+    known = {f.name: f.type for f in dataclasses.fields(cls)}
+    if key not in known:
+        raise UserError(f"unknown key {where}.{key}: {choices(key, known)}")
+    return known[key]
+
+
+def _dict_in(annotation: Any) -> Any:
+    """The `dict[str, X]` inside `dict[str, X] | Y | None`, or None."""
+    return next((a for a in _members(annotation) if typing.get_origin(a) is dict), None)
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    """X and Y of `X | Y`; of what is not a union, itself."""
+    is_union = typing.get_origin(annotation) in (types.UnionType, Union)
+    return typing.get_args(annotation) if is_union else (annotation,)
+
+
+def _element(annotation: Any) -> Any:
+    """X of the `dict[str, X]` inside an annotation; Any of Any, None of a dataclass."""
+    inside = _dict_in(annotation)
+    return typing.get_args(inside)[1] if inside else (Any if annotation is Any else None)
 
 
 def _named(values: dict[str, Any], key: str) -> Any:
@@ -109,8 +131,11 @@ def _literal(text: str, annotation: Any) -> Any:
         return _parts(value)[0] if "(" in value else {"name": value, "args": {}}
     if isinstance(value, str) and annotation is Any and _CALL.fullmatch(value):
         return _parts(value)[0]
-    wants_text = annotation in (str, str | None)
-    return text if wants_text and value is not None and not isinstance(value, str) else value
+    if isinstance(value, dict) and dataclass_of(_element(annotation)) is Part:
+        texts = {k: v for k, v in value.items() if isinstance(v, str)}
+        return {**value, **{k: _literal(v, _element(annotation)) for k, v in texts.items()}}
+    wants_text = str in _members(annotation)
+    return text if wants_text and not isinstance(value, str | dict | None) else value
 
 
 def _is_tuple_of_parts(annotation: Any) -> bool:

@@ -19,6 +19,7 @@ from jaxdl.config_file import summary
 from jaxdl.data.fingerprint import Fingerprint, merged
 from jaxdl.data.recorded import record
 from jaxdl.errors import UserError
+from jaxdl.init_from import read_beginning
 from jaxdl.perf.memory import explained, placed, ran_out
 from jaxdl.report import write_report
 from jaxdl.rundir import directory
@@ -57,15 +58,18 @@ def run(config: Config, workdir: Path) -> dict[str, float]:
 
 def _run(config: Config, workdir: Path, stop: Stop) -> dict[str, float]:
     plan = assemble(config)
+    begin = read_beginning(config, plan, workdir)
     changes = _claim(workdir, config)
     manifest = directory.Manifest(workdir, **run_metadata(plan, config))
-    with explained(config, plan), Session(config, plan, workdir, stop) as session:
+    with explained(config, plan), Session(config, plan, workdir, stop, begin) as session:
         clock = time.perf_counter()
         try:
             state, extra = session.start()
             _check_step(int(state.step))
             _introduce(session, state, changes)
             manifest.update(parameters=tree.count(state.params))
+            if begin:
+                manifest.update(init_from=begin.lines)
             with watchdog(config.watchdog_seconds, hosts.name()) as stop.heartbeat:
                 state, outcome = _train_with_rollback(session, state, extra)
                 state = session.best(state)
@@ -321,6 +325,8 @@ def _introduce(session: Session, state: TrainState, changes: list[str]) -> None:
         print(f"  {'mesh':<15} {sizes}\n  {'state':<15} {first}")
         print("\n".join(f"    {row}" for row in rows))
     print(f"  {'steps':<15} {plan.steps:,}{done}")
+    for line in session.begin.lines if session.begin else ():
+        print(f"  {'begins with':<15} {line}")
     for change in changes:
         print(f"  changed since the last start: {change}")
     print(f"  {'workdir':<15} {session.workdir}", flush=True)

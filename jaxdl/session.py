@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -13,14 +14,14 @@ import numpy as np
 from jaxdl import judging
 from jaxdl.assemble import GIB, Plan
 from jaxdl.cluster.signals import Stop
-from jaxdl.config import Config, Part
+from jaxdl.config import Config
 from jaxdl.data.fingerprint import Fingerprint
 from jaxdl.data.multistep import multistep_batches, multistep_spec
 from jaxdl.data.pipeline import evaluation_batches, train_batches
 from jaxdl.data.prefetch import Batches
 from jaxdl.data.streams import MAIN
 from jaxdl.errors import UserError
-from jaxdl.hub.load import transfer
+from jaxdl.init_from import Beginning, filled, read_beginning
 from jaxdl.rundir.checkpoint import Checkpoints, Restored
 from jaxdl.rundir.journal import MetricLog
 from jaxdl.rundir.matrices import save_matrices
@@ -46,6 +47,8 @@ class Session:
     plan: Plan
     workdir: Path
     stop: Stop = dataclasses.field(default_factory=Stop)
+    begin: Beginning | None = None
+    """Weights that a fresh state begins with."""
 
     def __post_init__(self) -> None:
         keep, mode = self.config.checkpoint, self.config.evaluation.mode
@@ -69,7 +72,7 @@ class Session:
     def start(self) -> Restored:
         """The newest sound checkpoint, or else a fresh state; opens the journal at its step."""
         restored = restored_state(self.config, self.plan, self.checkpoints)
-        restored = restored or Restored(first_state(self.config, self.plan), {})
+        restored = restored or Restored(first_state(self.config, self.plan, self.begin), {})
         self.journal = MetricLog(
             self.workdir,
             step=int(restored.state.step),
@@ -353,10 +356,23 @@ def first_nonfinite(config: Config, plan: Plan, state: TrainState, step: int) ->
         )
 
 
-def first_state(config: Config, plan: Plan) -> TrainState:
-    """The state before the first step: fresh, or with the published weights of `init_from`."""
+def first_state(config: Config, plan: Plan, begin: Beginning | None = None) -> TrainState:
+    """The state before the first step: fresh, or with the weights that `init_from` names.
+
+    Args:
+        config: of the run.
+        plan: of the run.
+        begin: these weights, where they have been read; else they are read, and what they gave is
+            said on standard error.
+    """
+    if begin is None and config.init_from:
+        begin = read_beginning(config, plan)
+        print(*begin.lines, sep="\n", file=sys.stderr)
     state = init_state(*plan.first(config.seed))
-    return begin_with(config.init_from, config.model, plan, state) if config.init_from else state
+    if begin is None:
+        return state
+    weights = filled(begin.values, state.params, state.all_variables)
+    return with_weights(state, plan.tx, *weights)
 
 
 def restored_state(config: Config, plan: Plan, checkpoints: Checkpoints) -> Restored | None:
@@ -381,14 +397,6 @@ def final_state(config: Config, plan: Plan, workdir: Path) -> TrainState:
     if restored is None:
         raise UserError(f"'{workdir}' has no finished checkpoint")
     return restored.state
-
-
-def begin_with(source: str, model: Part, plan: Plan, state: TrainState) -> TrainState:
-    """A first state that holds published weights of a registered model; see `hub.transfer`."""
-    if not {"backbone", "head"} <= set(state.params):
-        raise UserError("config.init_from fills one model, and this objective trains several")
-    params, variables = transfer(source, model.name, state.params, state.variables, args=model.args)
-    return with_weights(state, plan.tx, params, variables)
 
 
 def _abstract(state: TrainState) -> TrainState:

@@ -30,6 +30,7 @@ ROWS = [
     ["rundir"],
     ["report", "checks"],
     ["assemble"],
+    ["init_from"],
     ["session"],
     ["loaded"],
     ["perf"],

@@ -88,7 +88,6 @@ def check(config: Config) -> None:
     """
     unfit = {
         "early_stopping": config.early_stopping is not None,
-        "init_from": config.init_from is not None,
         "evaluation.norm_batches": config.evaluation.norm_batches > 0,
         "evaluation.generalization_gap": config.evaluation.generalization_gap,
     }

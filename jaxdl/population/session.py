@@ -32,6 +32,7 @@ from jaxdl.data.multistep import multistep_batches, multistep_spec
 from jaxdl.data.pipeline import evaluation_batches
 from jaxdl.data.prefetch import Batches
 from jaxdl.errors import UserError
+from jaxdl.init_from import filled, read_beginning
 from jaxdl.perf.memory import ran_out
 from jaxdl.population.members import (
     Member,
@@ -56,7 +57,7 @@ from jaxdl.rundir.progress import TrainLog
 from jaxdl.session import Session
 from jaxdl.train.evaluate import Totals, lagged
 from jaxdl.train.sharding import replicated
-from jaxdl.train.state import TrainState, new_state
+from jaxdl.train.state import TrainState, new_state, replaced
 from jaxdl.train.step import Step, multi_step
 from jaxdl.types import CONSTANT, Array, Batch, Metrics, PyTree, mask_of
 
@@ -74,10 +75,11 @@ def run(config: Config, workdir: Path) -> list[dict[str, Any]]:
     check(config)
     members = members_of(config)
     plan = assemble(members[0].config, mesh=mesh_of(1))
+    begin = read_beginning(config, plan, workdir)
     with stop_signals() as stop:
         directory.claim(workdir, config)
         manifest = directory.Manifest(workdir, members=len(members), steps=plan.steps)
-        with Population(config, plan, workdir, stop) as population:
+        with Population(config, plan, workdir, stop, begin) as population:
             state, extra = population.start()
             _introduce(population, state)
             try:
@@ -121,6 +123,8 @@ def _introduce(population: "Population", state: TrainState) -> None:
     for member in (population.members[i] for i in population.alive):
         values = "  ".join(f"{path}={value:g}" for path, value in member.values.items())
         print(f"  {member.name}  seed {member.config.seed}  {values}".rstrip())
+    for line in population.begin.lines if population.begin else ():
+        print(f"  begins with {line}")
     print(f"  steps {plan.steps:,}, {population.step_of(state):,} of them done", flush=True)
 
 
@@ -215,18 +219,22 @@ class Population(Session):
                 "built, and cannot vary within one: vary it by `jaxdl trials`"
             ) from error
 
-    def _fresh(self, values: Mapping[str, Array], seed: Array) -> TrainState:
-        plan = self._planned(values)
-        spec = plan.batch_spec(1)
-        return new_state(plan.objective, plan.tx, jax.random.key(seed), spec, plan.state_spec)
+    def _all_fresh(self, begin: Mapping[str, Array] | None = None) -> TrainState:
+        """First states of all members, which may begin with the same weights by name."""
 
-    def _all_fresh(self) -> TrainState:
+        def one(values: Mapping[str, Array], seed: Array) -> TrainState:
+            plan = self._planned(values)
+            state = new_state(*plan.first(seed)[:4], plan.state_spec)
+            weights = begin and filled(begin, state.params, state.all_variables)
+            return replaced(state, plan.tx, *weights) if weights else state
+
         with self._one_program():
-            return fresh_members(self._fresh, self._values(), np.asarray(self._seeds(), np.uint32))
+            return fresh_members(one, self._values(), np.asarray(self._seeds(), np.uint32))
 
     def _first(self) -> TrainState:
         shapes = jax.eval_shape(self._all_fresh)
-        return jax.jit(self._all_fresh, out_shardings=places(shapes, self._mesh()))()
+        fresh = jax.jit(self._all_fresh, out_shardings=places(shapes, self._mesh()))
+        return fresh(self.begin and self.begin.values)
 
     def _abstract(self) -> TrainState:
         shapes = jax.eval_shape(self._all_fresh)

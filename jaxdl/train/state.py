@@ -147,6 +147,24 @@ def init_state(
     return state
 
 
+def replaced(
+    state: TrainState, tx: optax.GradientTransformation, params: PyTree, variables: PyTree
+) -> TrainState:
+    """A first state with other values: pure, to be traced.
+
+    What the optimizer and the average derive from parameters is derived anew.
+    """
+    variables, constant = split_constant(variables)
+    return dataclasses.replace(
+        state,
+        params=params,
+        variables=variables,
+        opt_state=tx.init(params),
+        average=None if state.average is None else averaged(params, variables),
+        constant=constant,
+    )
+
+
 def with_weights(
     state: TrainState, tx: optax.GradientTransformation, params: PyTree, variables: PyTree
 ) -> TrainState:

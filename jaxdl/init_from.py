@@ -1,0 +1,213 @@
+"""Where a run begins: weights of files, of hubs and addresses, and of other runs.
+
+`init_from` is one source for everything, or names a source for the path of a module: 'backbone',
+which means its parameters and its statistics, 'head', 'backbone/conv0'. Of two paths the longer one
+holds. A folder on this machine wins over a hub; RUN alone gives the weights that the run is judged
+by, RUN@latest, RUN@raw and RUN@300 give others: see `rundir.run_weights`.
+
+Nothing is compiled here: sources are read, and what they hold is laid beside the shapes of the run.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxdl import tree
+from jaxdl.assemble import Plan
+from jaxdl.config import Config, Part
+from jaxdl.errors import UserError, choices
+from jaxdl.hub.adapt import adapted, of_other_classes
+from jaxdl.hub.load import published
+from jaxdl.rundir.weights import kept_steps, run_weights
+from jaxdl.types import PyTree
+
+Leaves = dict[str, Any]
+"""Name of a leaf, 'params/backbone/...' or 'variables/batch_stats/backbone/...', to an array or to
+anything with a shape and a type"""
+STATISTICS = "variables/batch_stats/"
+CONSTANT = "variables/constant/"
+"""Before the name of a network that is kept beside the one that is trained, and never moves."""
+
+
+class Beginning(NamedTuple):
+    """What a run begins with in place of fresh values."""
+
+    values: dict[str, np.ndarray]
+    """name of a leaf to its value"""
+    lines: list[str]
+    """one a source: what it gave, and what not"""
+
+
+def filled(values: Leaves, params: PyTree, variables: PyTree) -> tuple[PyTree, PyTree]:
+    """(params, variables) with values by name in the place of their own."""
+    whole = {"params": params, "variables": variables}
+    whole = jax.tree.map(lambda x, name: values.get(name, x), whole, tree.names(whole))
+    return whole["params"], whole["variables"]
+
+
+def read_beginning(config: Config, plan: Plan, workdir: Path | None = None) -> Beginning | None:
+    """The weights that `init_from` names; None without it, or where a run has gone on from them.
+
+    Args:
+        config: of the run.
+        plan: of the run.
+        workdir: of the run, which may hold checkpoints.
+    """
+    if not config.init_from or (workdir and kept_steps(workdir / "checkpoints")):
+        return None
+    sources = config.init_from if isinstance(config.init_from, dict) else {"": config.init_from}
+    state = plan.abstract_state(config.seed)
+    return beginning(config.model, sources, state.params, state.all_variables)
+
+
+def beginning(
+    model: Part, sources: Mapping[str, str], params: PyTree, variables: PyTree
+) -> Beginning:
+    """Read sources, each of which is for what lies below a path.
+
+    Args:
+        model: of the run that begins.
+        sources: path to source; all that is trained is below the empty path.
+        params: its parameters; shapes and types are enough.
+        variables: likewise, its other collections.
+
+    Raises:
+        UserError: a source cannot be read, a path leads nowhere, or most of what lies below it
+            has no value in the source.
+    """
+    places = tree.flatten({"params": params, "variables": variables})
+    values: dict[str, np.ndarray] = {}
+    lines = []
+    for path, share in _shares(sources, places).items():
+        root, inner = _root(path)
+        whole = _of_network(places, root)
+        theirs, about = _read(model, sources[path], whole)
+        theirs = {name: x for name, x in theirs.items() if _is_below(name, inner)}
+        fitted, notes = _laid(theirs, {name.removeprefix(root): x for name, x in share.items()})
+        line = f"{about}: {len(fitted):,} of {len(share):,} arrays" + "".join(notes)
+        _check_fit(model, path, fitted, [n.removeprefix(root) for n in share], line)
+        values |= {root + name: array for name, array in fitted.items()}
+        lines.append(f"{path} from {line}" if path else line)
+    return Beginning(values, lines)
+
+
+def _root(path: str) -> tuple[str, str]:
+    """What leads to the network that a path is in, and the path within it."""
+    if not path.startswith("constant/"):
+        return "", path
+    _, name, *inner = path.split("/")
+    return f"{CONSTANT}{name}/", "/".join(inner)
+
+
+def _of_network(places: Leaves, root: str) -> Leaves:
+    """The leaves of the network behind a root, by their names in it."""
+    own = {n: x for n, x in places.items() if n.startswith(root or ("params/", "variables/"))}
+    return {n.removeprefix(root): x for n, x in own.items() if root or not n.startswith(CONSTANT)}
+
+
+def _shares(paths: Iterable[str], places: Leaves) -> dict[str, Leaves]:
+    """Which leaves each path speaks of: those below it that are not below a longer one."""
+    left, shares = dict(places), {}
+    for path in sorted(paths, key=len, reverse=True):
+        root, inner = _root(path)
+        below = [n for n in _of_network(left, root) if _is_below(n, inner)]
+        shares[path] = {root + name: left.pop(root + name) for name in below}
+        if not below:
+            names = [_path(n) for n in places if not n.startswith(CONSTANT)]
+            known = {"/".join(n[:i]) for n in names for i in range(1, min(3, len(n)))}
+            known |= {"/".join(n.split("/")[1:3]) for n in places if n.startswith(CONSTANT)}
+            raise UserError(f"config.init_from: no module '{path}': {choices(path, known)}")
+    return shares
+
+
+def _path(name: str) -> list[str]:
+    """The path of a leaf by modules: 'backbone', 'conv0', 'kernel'."""
+    collection, *path = name.split("/")
+    return path if collection == "params" else path[1:]
+
+
+def _is_below(name: str, path: str) -> bool:
+    return not path or _path(name)[: path.count("/") + 1] == path.split("/")
+
+
+def _check_fit(
+    model: Part, path: str, fitted: Iterable[str], places: Iterable[str], line: str
+) -> None:
+    """Refuse a source that leaves most of a network's parameters fresh: it is of another family."""
+    counted = {n for n in places if n.startswith("params/") and "logits" not in _path(n)}
+    counted = counted or set(places)
+    if 2 * len(counted.intersection(fitted)) < len(counted):
+        what = f"'{path}' of model '{model.name}'" if path else f"model '{model.name}'"
+        raise UserError(f"config.init_from: these weights do not fit {what}: {line}")
+
+
+def _read(model: Part, source: str, places: Leaves) -> tuple[Leaves, str]:
+    """What a source holds, by the names of a network's leaves, and what it is."""
+    run = _run_of(source)
+    if run is None:
+        return _published(model, source, places), source
+    weights = run_weights(*run)
+    kind = ", averaged" if weights.averaged else ""
+    flat = tree.flatten({"params": weights.params, "variables": weights.variables})
+    return flat, f"{source} ({weights.config.model.name}, step {weights.step}{kind})"
+
+
+def _run_of(source: str) -> tuple[Path, *tuple[str, ...]] | None:
+    """The folder that a source names and which of its weights; None where it is not a folder."""
+    words = source.split("@")
+    for i in range(len(words), 0, -1):
+        folder = Path("@".join(words[:i]))
+        if words[0] and folder.is_dir():
+            return folder, *words[i:]
+    return None
+
+
+def _published(model: Part, source: str, places: Leaves) -> Leaves:
+    """A file's values by the names of a model's leaves; a file is of a backbone with its head."""
+    prefixes = ("params/backbone/", "params/head/", STATISTICS)
+    own = {name: x for name, x in places.items() if name.startswith(prefixes)}
+    short = {name.removeprefix("params/").removeprefix(STATISTICS): name for name in own}
+    shapes = {brief: own[name] for brief, name in short.items()}
+    arrays = published(source, model.name, shapes, args=model.args)
+    return {short[brief]: array for brief, array in arrays.items()}
+
+
+def _laid(theirs: Leaves, places: Leaves) -> tuple[dict[str, np.ndarray], list[str]]:
+    """What fits where it stands; notes on what had to be adapted, is missing or is left over."""
+    fitted, changed, fresh = {}, [], []
+    for name in (n for n in places if n in theirs):
+        array, shape = theirs[name], tuple(places[name].shape)
+        if array.shape != shape:
+            note = f"{name} {list(array.shape)} there, {list(shape)} here"
+            other_classes = of_other_classes(name, shape, array.shape)
+            array = None if other_classes else adapted(name.partition("/")[2], array, shape)
+            (fresh if array is None else changed).append(note)
+        if array is not None:
+            fitted[name] = np.asarray(array, places[name].dtype)
+    notes = {
+        "adapted": changed,
+        "of another shape, fresh": fresh,
+        "not there, fresh": _collapsed(places.keys() - theirs.keys(), places),
+        "left over there": _collapsed(theirs.keys() - places.keys(), theirs),
+    }
+    return fitted, [f"; {what}: {', '.join(names)}" for what, names in notes.items() if names]
+
+
+def _collapsed(names: Iterable[str], whole: Iterable[str]) -> list[str]:
+    """Names, those of all that lies below one node as 'node/*'."""
+    names, nodes = set(names), {}
+    for name in whole:
+        parts = name.split("/")
+        for i in range(1, len(parts)):
+            nodes.setdefault("/".join(parts[:i]), []).append(name)
+    full = {node for node, below in nodes.items() if names.issuperset(below)}
+    shown = set()
+    for name in names:
+        parts = name.split("/")
+        parents = ("/".join(parts[:i]) for i in range(1, len(parts)))
+        top = next((node for node in parents if node in full), None)
+        shown.add(f"{top}/*" if top and len(nodes[top]) > 1 else name)
+    return sorted(shown)
