@@ -137,7 +137,7 @@ def _check_fit(
     model: Part, path: str, fitted: Iterable[str], places: Iterable[str], line: str
 ) -> None:
     """Refuse a source that leaves most of a network's parameters fresh: it is of another family."""
-    counted = {n for n in places if n.startswith("params/") and "logits" not in _path(n)}
+    counted = {n for n in places if n.startswith("params/") and _path(n)[0] != "head"}
     counted = counted or set(places)
     if 2 * len(counted.intersection(fitted)) < len(counted):
         what = f"'{path}' of model '{model.name}'" if path else f"model '{model.name}'"

@@ -158,7 +158,6 @@ def test_what_cannot_vary_is_refused(tmp_path, grid, message):
     "field, value",
     [
         ("early_stopping", EarlyStopping()),
-        ("init_from", "weights.safetensors"),
         ("evaluation", Evaluation(norm_batches=1)),
         ("mesh", Mesh(fsdp=2)),
     ],
