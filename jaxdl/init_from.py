@@ -8,6 +8,7 @@ by, RUN@latest, RUN@raw and RUN@300 give others: see `rundir.run_weights`.
 Nothing is compiled here: sources are read, and what they hold is laid beside the shapes of the run.
 """
 
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from jaxdl.errors import UserError, choices
 from jaxdl.hub.adapt import adapted, of_other_classes
 from jaxdl.hub.load import published
 from jaxdl.rundir.weights import kept_steps, run_weights
+from jaxdl.train.state import TrainState, init_state, with_weights
 from jaxdl.types import PyTree
 
 Leaves = dict[str, Any]
@@ -61,6 +63,25 @@ def read_beginning(config: Config, plan: Plan, workdir: Path | None = None) -> B
     sources = config.init_from if isinstance(config.init_from, dict) else {"": config.init_from}
     state = plan.abstract_state(config.seed)
     return beginning(config.model, sources, state.params, state.all_variables)
+
+
+def first_state(config: Config, plan: Plan, begin: Beginning | None = None) -> TrainState:
+    """The state before the first step: fresh, or with the weights that `init_from` names.
+
+    Args:
+        config: of the run.
+        plan: of the run.
+        begin: these weights, where they have been read; else they are read, and what they gave is
+            said on standard error.
+    """
+    if begin is None and config.init_from:
+        begin = read_beginning(config, plan)
+        print(*begin.lines, sep="\n", file=sys.stderr)
+    state = init_state(*plan.first(config.seed))
+    if begin is None:
+        return state
+    weights = filled(begin.values, state.params, state.all_variables)
+    return with_weights(state, plan.tx, *weights)
 
 
 def beginning(

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -21,7 +20,7 @@ from jaxdl.data.pipeline import evaluation_batches, train_batches
 from jaxdl.data.prefetch import Batches
 from jaxdl.data.streams import MAIN
 from jaxdl.errors import UserError
-from jaxdl.init_from import Beginning, filled, read_beginning
+from jaxdl.init_from import Beginning, first_state
 from jaxdl.rundir.checkpoint import Checkpoints, Restored
 from jaxdl.rundir.journal import MetricLog
 from jaxdl.rundir.matrices import save_matrices
@@ -31,7 +30,7 @@ from jaxdl.train import nonfinite, stopping
 from jaxdl.train.evaluate import make_evaluate
 from jaxdl.train.loop import step_chunks
 from jaxdl.train.sharding import batch_sharding, batch_shards
-from jaxdl.train.state import TrainState, init_state, with_weights
+from jaxdl.train.state import TrainState
 from jaxdl.train.step import Step, multi_step
 from jaxdl.types import Batch, PyTree
 
@@ -354,25 +353,6 @@ def first_nonfinite(config: Config, plan: Plan, state: TrainState, step: int) ->
             micro_batches=config.gradient.accumulate,
             examples=examples,
         )
-
-
-def first_state(config: Config, plan: Plan, begin: Beginning | None = None) -> TrainState:
-    """The state before the first step: fresh, or with the weights that `init_from` names.
-
-    Args:
-        config: of the run.
-        plan: of the run.
-        begin: these weights, where they have been read; else they are read, and what they gave is
-            said on standard error.
-    """
-    if begin is None and config.init_from:
-        begin = read_beginning(config, plan)
-        print(*begin.lines, sep="\n", file=sys.stderr)
-    state = init_state(*plan.first(config.seed))
-    if begin is None:
-        return state
-    weights = filled(begin.values, state.params, state.all_variables)
-    return with_weights(state, plan.tx, *weights)
 
 
 def restored_state(config: Config, plan: Plan, checkpoints: Checkpoints) -> Restored | None:

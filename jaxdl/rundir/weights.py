@@ -13,6 +13,7 @@ import numpy as np
 import tensorstore as ts
 
 from jaxdl import judging
+from jaxdl.aliases import STATE
 from jaxdl.config import Config
 from jaxdl.errors import UserError, choices
 from jaxdl.optim import schedule_free
@@ -156,10 +157,10 @@ def _at(folder: Path, step: int, config: Config, average: bool) -> RunWeights:
         return {n for n in digests if n.startswith(f"{prefix}/")}
 
     # What each weight is made of: later entries win.
-    origin = {n: n for n in below("params") | below("variables")}
+    origin = {STATE.get(n, n): n for n in below("params") | below("variables")}
     averages = average and config.evaluation.average and below("average")
     if averages:
-        origin |= {n.removeprefix("average/"): n for n in averages}
+        origin |= {n.removeprefix("average/"): n for n in averages if n not in STATE}
     iterates = {} if averages or not average else _iterates(digests)
     leaves: dict[str, Any] = read_leaves(
         saved, {n: digests[n] for n in {*origin.values(), *iterates, *iterates.values()}}
