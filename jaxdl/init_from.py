@@ -1,4 +1,4 @@
-"""Where a run begins: weights of files, of hubs and addresses, and of other runs.
+"""Weights to begin a run with: those of files, of hubs and addresses, and of other runs.
 
 `init_from` is one source for everything, or names a source for the path of a module: 'backbone',
 which means its parameters and its statistics, 'head', 'backbone/conv0'. Of two paths the longer one
@@ -35,7 +35,7 @@ CONSTANT = "variables/constant/"
 
 
 class Beginning(NamedTuple):
-    """What a run begins with in place of fresh values."""
+    """Values that a run begins with in place of fresh ones."""
 
     values: dict[str, np.ndarray]
     """name of a leaf to its value"""
@@ -116,7 +116,7 @@ def beginning(
 
 
 def _root(path: str) -> tuple[str, str]:
-    """What leads to the network that a path is in, and the path within it."""
+    """Prefix of the network that a path is in, and the path within it."""
     if not path.startswith("constant/"):
         return "", path
     _, name, *inner = path.split("/")
@@ -130,7 +130,7 @@ def _of_network(places: Leaves, root: str) -> Leaves:
 
 
 def _shares(paths: Iterable[str], places: Leaves) -> dict[str, Leaves]:
-    """Which leaves each path speaks of: those below it that are not below a longer one."""
+    """Leaves that each path speaks of: those below it that are not below a longer one."""
     left, shares = dict(places), {}
     for path in sorted(paths, key=len, reverse=True):
         root, inner = _root(path)
@@ -166,7 +166,7 @@ def _check_fit(
 
 
 def _read(model: Part, source: str, places: Leaves) -> tuple[Leaves, str]:
-    """What a source holds, by the names of a network's leaves, and what it is."""
+    """Values that a source holds, by the names of a network's leaves, and what the source is."""
     run = _run_of(source)
     if run is None:
         return _published(model, source, places), source
@@ -197,7 +197,7 @@ def _published(model: Part, source: str, places: Leaves) -> Leaves:
 
 
 def _laid(theirs: Leaves, places: Leaves) -> tuple[dict[str, np.ndarray], list[str]]:
-    """What fits where it stands; notes on what had to be adapted, is missing or is left over."""
+    """Values that fit their places; notes on those adapted, missing and left over."""
     fitted, changed, fresh = {}, [], []
     for name in (n for n in places if n in theirs):
         array, shape = theirs[name], tuple(places[name].shape)
