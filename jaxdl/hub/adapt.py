@@ -35,7 +35,7 @@ def adapted(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray 
 
 
 def of_other_classes(name: str, here: tuple[int, ...], there: tuple[int, ...]) -> bool:
-    """True of a parameter that computes logits, for another number of classes, and is else alike."""
+    """True of what computes the logits of another number of classes, and is else alike."""
     return re.search(r"(^|/)logits/(kernel|bias)$", name) is not None and here[:-1] == there[:-1]
 
 
