@@ -213,8 +213,7 @@ def loop_of(config: Any) -> Iterator[tuple[Callable[[int], None], Callable[[int]
     from jaxdl import run
     from jaxdl.assemble import assemble
     from jaxdl.session import Session, first_state
-    from jaxdl.train.loop import fit, run_hooks
-    from jaxdl.train.loop import in_turn as phases
+    from jaxdl.train.loop import fit, piecewise, run_hooks
     from jaxdl.train.step import compile_step
 
     plan = assemble(config)
@@ -235,7 +234,7 @@ def loop_of(config: Any) -> Iterator[tuple[Callable[[int], None], Callable[[int]
         def turning() -> Iterator[None]:
             log = session.train_log(0, {}, lambda: batches.waited)
             hooks, _ = run._hooks(session, log)
-            step = phases([(0, program)], (chunk.start for chunk in session.step_chunks(0)))
+            step = piecewise([(0, program)], (chunk.start for chunk in session.step_chunks(0)))
             steps = fit(begun, step, batches)
             for (state, metrics), chunk in zip(steps, session.step_chunks(0), strict=True):
                 run_hooks(hooks, chunk.stop, state, metrics)

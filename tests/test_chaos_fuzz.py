@@ -89,7 +89,7 @@ def test_a_place_inside_a_plain_dict_can_be_set(capsys, monkeypatch):
     inside = ["--config.model.widths=[8]", "--config.model.widths.0.x=1"]
     assert main(["--config", "configs/cnn.py", *inside]) == 2
     assert "widths.0 is 8: nothing can be set inside it" in capsys.readouterr().err
-    assert shown["rates"] == {"head": 0.1} and shown["optimizer"]["args"]["eps"] == 1e-6
+    assert shown["lr_multipliers"] == {"head": 0.1} and shown["optimizer"]["args"]["eps"] == 1e-6
 
 
 def of_folder(tmp_path, capsys, **args):

@@ -154,7 +154,10 @@ def test_any_combination_takes_two_steps_and_resumes(config, tmp_path_factory):
         ({"augment": (part("mixup"), part("random_flip"))}, "the last in config.augment"),
         ({"objective": part("embedding"), "augment": (part("mixup"),)}, "one label each"),
         (
-            {"optimizer": part("schedule_free_sgd", learning_rate=1.0), "rates": {"head/.*": 2.0}},
+            {
+                "optimizer": part("schedule_free_sgd", learning_rate=1.0),
+                "lr_multipliers": {"head/.*": 2.0},
+            },
             "averages its own steps",
         ),
         ({"data": Data(batch_size=32), "gradient": Gradient(accumulate=3)}, "batch_size 32"),

@@ -59,7 +59,10 @@ def test_decoupled_decay_follows_the_rate():
     [
         ({"freeze": "stem/.*"}, "config.freeze='stem/.*' matches no parameter"),
         ({"freeze": "("}, "no regular expression"),
-        ({"rates": {"heads/.*": 2.0}}, "config.lr_multipliers='heads/.*' matches no parameter"),
+        (
+            {"lr_multipliers": {"heads/.*": 2.0}},
+            "config.lr_multipliers='heads/.*' matches no parameter",
+        ),
     ],
 )
 def test_a_pattern_that_matches_nothing_is_refused(options, message):

@@ -23,6 +23,7 @@ import jaxdl.run
 import jaxdl.session
 from jaxdl import main as program
 from jaxdl.assemble import assemble
+from jaxdl.rundir import directory
 from jaxdl.train.state import abstract_state
 
 PATIENCE = 5.0  # seconds of this process's CPU time that an answer may take
@@ -120,7 +121,7 @@ def stopped_short() -> Iterator[None]:
 
     def stand_in(config: object, workdir: Path) -> None:
         plan = assemble(config)
-        jaxdl.run.directory.claim(workdir, config)
+        directory.claim(workdir, config)
         # All is checked by now. A deep network takes its time to trace, which is no hang.
         with contextlib.suppress(Late):
             state = plan.abstract_state(config.seed)
