@@ -156,7 +156,7 @@ def test_decay_shrinks_exactly_the_named_leaves(make):
 
 
 @pytest.mark.parametrize(
-    ("pattern", "message"), [("(", "no regular expression"), ("wide", "'wide/kernel'")]
+    ("pattern", "message"), [("(", "not a regular expression"), ("wide", "'wide/kernel'")]
 )
 def test_a_mistaken_decay_is_named(pattern, message):
     with pytest.raises(UserError, match=message):

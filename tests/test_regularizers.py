@@ -104,7 +104,7 @@ REGULARIZERS += [partial(variational_dropout, examples=10)]
 def test_a_pattern_that_matches_nothing_is_refused_at_the_start(regularizer):
     with pytest.raises(UserError, match="matches no parameter.*head/kernel"):
         regularizer(linear(), match="head/kernels").init(KEY, BATCH)
-    with pytest.raises(UserError, match="no regular expression"):
+    with pytest.raises(UserError, match="not a regular expression"):
         regularizer(linear(), match="(").init(KEY, BATCH)
 
 

@@ -16,11 +16,11 @@ from unittest import mock
 
 import jax
 
+import jaxdl.init_from
 import jaxdl.perf.bench
 import jaxdl.perf.probe
 import jaxdl.research.trials
 import jaxdl.run
-import jaxdl.session
 from jaxdl import main as program
 from jaxdl.assemble import assemble
 from jaxdl.rundir import directory
@@ -132,7 +132,7 @@ def stopped_short() -> Iterator[None]:
     with (
         mock.patch.object(jaxdl.run, "run", stand_in),
         mock.patch.object(jaxdl.research.trials, "run", stand_in),
-        mock.patch.object(jaxdl.session, "init_state", reach),
+        mock.patch.object(jaxdl.init_from, "init_state", reach),
         mock.patch.object(jaxdl.perf.bench, "bench", measure),
         mock.patch.object(jaxdl.perf.probe, "probe", measure),
     ):
