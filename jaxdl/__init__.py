@@ -2,7 +2,8 @@
 
     import jaxdl
 
-    config = jaxdl.Config(model=jaxdl.part("cnn"), duration="3 epochs")
+    run = jaxdl.fit(jaxdl.Config(model=jaxdl.part("cnn"), duration="3 epochs"), "runs/a")
+    run.evaluate("test"), run.predict(images), jaxdl.load_run("runs/a")
     jaxdl.losses["focal"], jaxdl.optim["adamw"], jaxdl.list_models("resnet*")
 
 A name is imported when it is used, and JAX with the first one that needs it.
@@ -19,6 +20,9 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not call __getattr_
     from jaxdl.config import Config as Config
     from jaxdl.config import part as part
     from jaxdl.config_file import load as load
+    from jaxdl.front import evaluate as evaluate
+    from jaxdl.front import fit as fit
+    from jaxdl.front import predict as predict
     from jaxdl.hub.load import pretrained as pretrained
     from jaxdl.loaded import load_run as load_run
     from jaxdl.models import list_models as list_models
@@ -30,9 +34,12 @@ _HOMES = {
     "Config": "jaxdl.config.Config",
     "part": "jaxdl.config.part",
     "load": "jaxdl.config_file.load",
+    "fit": "jaxdl.front.fit",
+    "evaluate": "jaxdl.front.evaluate",
+    "predict": "jaxdl.front.predict",
+    "load_run": "jaxdl.loaded.load_run",
     "create_model": "jaxdl.models.create",
     "list_models": "jaxdl.models.list_models",
-    "load_run": "jaxdl.loaded.load_run",
     "pretrained": "jaxdl.hub.load.pretrained",
     "register": "jaxdl.registry.register",
 }

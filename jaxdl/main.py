@@ -142,12 +142,11 @@ def _among_others(config: Config, options: argparse.Namespace) -> contextlib.Abs
 
 def _run(config: Config, workdir: Path) -> int:
     prepare_jax()
-    from jaxdl import run
-    from jaxdl.population.session import run as run_population
+    from jaxdl import front
     from jaxdl.rundir.progress import Diverged
 
     try:
-        (run_population if config.population else run.run)(config, workdir)
+        front.train(config, workdir)
     except Interrupted as stop:
         if hosts.leads():
             print(f"{stop}; the same command with --workdir {workdir} goes on from there")

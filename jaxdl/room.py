@@ -20,7 +20,7 @@ from jaxdl.errors import UserError, choices
 class Room(types.ModuleType):
     """A package as a table of what is registered in it; files are attributes, imported when used.
 
-    `room[name]` is a builder, `room[kind, name]` one of a name that two kinds share. `list(room)`,
+    `room[name]` is a builder, `room[kind, name]` one of a name that several kinds share. `list(room)`,
     `name in room`, `dir(room)` and `help(room)` tell what there is.
     """
 
@@ -35,7 +35,7 @@ class Room(types.ModuleType):
             raise UserError(f"{self.__name__} has no '{name}': {choices(name, names)}")
         if len(matches) > 1:
             forms = " or ".join(f"{self.__name__}['{e.kind}', '{name}']" for e in matches)
-            raise UserError(f"'{name}' is of two kinds: write {forms}")
+            raise UserError(f"'{name}' is of several kinds: write {forms}")
         return matches[0].build
 
     def __iter__(self) -> Iterator[str]:

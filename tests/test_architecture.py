@@ -38,6 +38,7 @@ ROWS = [
     ["population", "explain"],
     ["research"],
     ["verbs"],
+    ["front"],
     ["main"],
 ]
 TOGETHER = {0}  # the row of single files that work together

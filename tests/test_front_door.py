@@ -1,33 +1,38 @@
 """`import jaxdl`: names by tab without JAX, rooms as tables whatever was imported before."""
 
 import ast
+import dataclasses
 import importlib
+import json
 import pkgutil
 import pydoc
 import subprocess
 import sys
 import types
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
 import jaxdl
 from jaxdl import registry
 from jaxdl.assemble import import_user_module
+from jaxdl.config import Log, Population
+from jaxdl.config_file import to_json
 from jaxdl.errors import UserError
+from jaxdl.main import main
+from jaxdl.rundir.outputs import read_outputs
+from jaxdl.rundir.read import read_metrics
 
 MODULES = [m.name for m in pkgutil.walk_packages(jaxdl.__path__, "jaxdl.")]
 ROOMS = [name for name in MODULES if hasattr(importlib.import_module(name), "__path__")]
 OFFERED = {
-    "Config",
-    "part",
-    "load",
-    "create_model",
-    "list_models",
-    "load_run",
-    "pretrained",
-    "register",
-}
+    "Config", "part", "load", "fit", "evaluate", "predict", "create_model", "list_models",
+    "pretrained", "load_run", "register",
+}  # fmt: skip
+TINY = jaxdl.Config(
+    model=jaxdl.part("mlp", widths=[8]), duration="20 steps", log=Log(sinks=()), augment=()
+)
 
 OWN_LOSS = """
 from jaxdl.registry import register
@@ -102,13 +107,15 @@ def test_a_package_is_a_room_and_still_a_package(name):
 
 def test_every_registered_thing_is_reached(kind_and_room):
     kind, room = kind_and_room
+    kinds = [k for k, package in registry.ROOMS.items() if package == room.__name__]
     completions = room._ipython_key_completions_()
     assert completions == list(room) == room.keys() and len(room) == len(completions)
     text = pydoc.plain(pydoc.render_doc(room))
     for entry in registry.entries(kind):
         assert room[kind, entry.name] is entry.build
         assert entry.name in room and entry.name in completions
-        assert (entry.name in dir(room)) == (entry.name != "spatial")  # which is of two kinds
+        shared = sum(e.name == entry.name for k in kinds for e in registry.entries(k)) > 1
+        assert (entry.name in dir(room)) != shared
         assert f"    {entry.name} " in text and entry.summary in text
 
 
@@ -147,3 +154,42 @@ def test_a_loss_of_one_s_own_appears(own_registry, tmp_path):
     assert "Half of the squared distance" in pydoc.render_doc(jaxdl.losses)
     assert jaxdl.losses.half_squared is jaxdl.losses["half_squared"]
     sys.modules.pop("own_loss")
+
+
+def test_fit_is_what_the_command_does(tmp_path, capsys):
+    run = jaxdl.fit(TINY, tmp_path / "here")
+    (tmp_path / "config.json").write_text(to_json(TINY))
+    assert main(["--config", f"{tmp_path}/config.json", "--workdir", f"{tmp_path}/there"]) == 0
+    here, there = (read_metrics(tmp_path / name) for name in ("here", "there"))
+    timing = ("train/images_per_second", "train/data_wait")
+    strip = lambda lines: [{k: v for k, v in x.items() if k not in timing} for x in lines]
+    assert strip(here) == strip(there)
+    assert (tmp_path / "here" / "report.html").is_file()
+
+    values = {k: v for line in here for k, v in line.items()}
+    assert run.evaluate("test")["accuracy"] == pytest.approx(values["test/accuracy"])
+    assert jaxdl.evaluate(run) == jaxdl.evaluate(tmp_path / "here") == run.evaluate("test")
+    outputs = read_outputs(tmp_path / "here")
+    test = run.opened("test")
+    images = test.examples(np.arange(len(test)))["image"]
+    loaded = jaxdl.load_run(tmp_path / "here")
+    for answer in (run.predict(images), jaxdl.predict(run, images), loaded.predict(images)):
+        np.testing.assert_allclose(answer["logits"], outputs.logits, atol=1e-5)
+
+    capsys.readouterr()
+    again = jaxdl.fit(TINY, str(tmp_path / "here"))
+    assert "compiled" not in capsys.readouterr().out
+    assert again.evaluate("test") == run.evaluate("test")
+
+
+def test_fit_of_a_population_gives_the_best_member(tmp_path):
+    population = dataclasses.replace(TINY, population=Population(seeds=2))
+    run = jaxdl.fit(population, tmp_path)
+    rows = json.loads((tmp_path / "members.json").read_text())
+    best = max(rows, key=lambda row: row["validation/accuracy"])
+    assert run.evaluate("test")["accuracy"] == pytest.approx(best["test/accuracy"])
+
+
+def test_what_fit_is_not_given(tmp_path):
+    with pytest.raises(UserError, match=r"such as jaxdl.load\('cnn'\) gives, not a str"):
+        jaxdl.fit("cnn", tmp_path)
