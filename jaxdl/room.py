@@ -20,8 +20,8 @@ from jaxdl.errors import UserError, choices
 class Room(types.ModuleType):
     """A package as a table of what is registered in it; files are attributes, imported when used.
 
-    `room[name]` is a builder, `room[kind, name]` one of a name that several kinds share. `list(room)`,
-    `name in room`, `dir(room)` and `help(room)` tell what there is.
+    `room[name]` is a builder, `room[kind, name]` one of a name that several kinds share.
+    `list(room)`, `name in room`, `dir(room)` and `help(room)` tell what there is.
     """
 
     def __getitem__(self, key: str | tuple[str, str]) -> Callable[..., Any]:

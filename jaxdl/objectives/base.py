@@ -151,13 +151,14 @@ class Model(NamedTuple):
             kept = {p: value for p, (value,) in flat.items() if p.rpartition("/")[2] in capture}
             return tree.cast(outputs, jnp.float32), kept
 
+        if score is None:
+            outputs, captured = run({})
+            return {**outputs, "captured": tree.cast(captured, jnp.float32)}
+
         def scored(changes: PyTree) -> tuple[Array, tuple[dict[str, Array], dict[str, Array]]]:
             outputs, captured = run(changes)
             return score(outputs), (outputs, captured)
 
-        if score is None:
-            outputs, captured = run({})
-            return {**outputs, "captured": tree.cast(captured, jnp.float32)}
         # The gradient to a value is that to zeros which are added to it.
         shapes = jax.eval_shape(lambda: run({})[1])
         zeros = {path: jnp.zeros(s.shape, s.dtype) for path, s in shapes.items()}

@@ -132,9 +132,9 @@ def series(lines: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np
         Both are empty for a key that was never logged.
     """
     keys = judging.score(key).keys
-    is_number = lambda value: value is None or isinstance(value, int | float)
+    kinds = int | float | None
     numbers = [
-        {"step": line["step"]} | {k: line[k] for k in keys if is_number(line.get(k, ""))}
+        {"step": line["step"]} | {k: line[k] for k in keys if isinstance(line.get(k, ""), kinds)}
         for line in lines
     ]
     found = {step: float(value) for step, value in judging.series(numbers, key)}
