@@ -23,16 +23,18 @@ from jaxdl.config import Config, Data
 from jaxdl.data.images import as_stored
 from jaxdl.data.recorded import record, recorded
 from jaxdl.data.split import Split
+from jaxdl.data.vocabulary import vocabulary_of
 from jaxdl.errors import UserError, choices
 from jaxdl.hub.load import save
 from jaxdl.metrics.base import by_name
+from jaxdl.objectives.generate import greedy
 from jaxdl.rundir.read import read_config, read_manifest
 from jaxdl.rundir.weights import run_weights
 from jaxdl.session import first_state, training_batches, weights_of, whole_split
 from jaxdl.train.evaluate import lagged, make_evaluate
 from jaxdl.train.sharding import AXES, batch_sharding, batch_shards, fetch, make_mesh, replicated
 from jaxdl.train.state import run_key
-from jaxdl.types import Array, Batch, PyTree
+from jaxdl.types import PADDING, Array, Batch, PyTree
 
 ROLES = ("train", "validation", "test")
 Images = np.ndarray | Sequence[np.ndarray]
@@ -52,6 +54,14 @@ class LoadedRun:
         """The name of every class; their numbers where they have no names."""
         split = self.plan.splits["train"]
         return split.class_names or tuple(str(i) for i in range(split.num_classes))
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the images that the run reads."""
+        split = self.plan.splits["train"]
+        if "image" not in split.element_spec:
+            raise UserError(f"this run reads no images, but {shapes(split)}")
+        return split.element_spec["image"].shape
 
     @property
     def batch_size(self) -> int:
@@ -79,6 +89,56 @@ class LoadedRun:
     def features(self, images: Images) -> np.ndarray:
         """Features of images as the head reads them, (n, d) float32; of maps, the means."""
         return np.concatenate([fetch(x) for x in self._run(self._features, images)])
+
+    def complete(self, prompt: str, length: int | None = None) -> str:
+        """The text that a language model writes after a prompt, the likeliest token each time.
+
+        Args:
+            prompt: text that goes on; where the model reads a source, what it is to translate. Of
+                a long one, the end that leaves room within the sequences the model was trained on.
+            length: tokens to write at most; by default as many as there is room for.
+        """
+        split = self.plan.splits["train"]
+        if "tokens" not in split.element_spec:
+            raise UserError(f"this run writes no text: it reads {shapes(split)}")
+        vocabulary = vocabulary_of(split.class_names, split.num_classes)
+        room = split.element_spec["tokens"].shape[0]
+        tokens, batch = vocabulary.encode(prompt), {}
+        if "source" in split.element_spec:
+            read = split.element_spec["source"].shape[0]
+            source = [*tokens[: read - 1], vocabulary.end]
+            batch["source"] = np.array([source + [PADDING] * (read - len(source))], np.int32)
+            tokens = []
+        first = [*vocabulary.start, *tokens]
+        if not first:
+            raise UserError("an empty text does not go on")
+        if length is not None and length >= room:
+            raise UserError(f"this run's sequences have {room} tokens, the first ones given")
+        kept = first[-(room - (length or 1)) :]
+        total = min(room, len(kept) + length) if length else room
+        given = np.array([kept], np.int32)
+        weights = (self.params, self.variables)
+        written = self._write(*weights, batch, given, total, vocabulary.end)
+        return vocabulary.decode(np.asarray(written)[0, len(kept) :].tolist())
+
+    @functools.cached_property
+    def _write(self) -> Callable[..., Array]:
+        @functools.partial(jax.jit, static_argnums=(4, 5))
+        def write(
+            params: PyTree,
+            variables: PyTree,
+            batch: Batch,
+            given: Array,
+            total: int,
+            end: int | None,
+        ) -> Array:
+            def logits(tokens: Array) -> Array:
+                read = self.plan.prepare({**batch, "tokens": tokens})
+                return self.plan.model.predict(params, variables, read)["logits"]
+
+            return greedy(logits, given, total, end)
+
+        return write
 
     def evaluate(self, split: str = "test") -> dict[str, float | np.ndarray]:
         """Metric to number or matrix over one split of the run's data, which is opened for it.
@@ -138,10 +198,7 @@ class LoadedRun:
 
     def stored(self, images: Images) -> np.ndarray:
         """Images as the run's source stores them, (n, h, w, c)."""
-        spec = self.plan.splits["train"].element_spec
-        if "image" not in spec:
-            raise UserError(f"this run reads no images: {shapes(self.plan.splits['train'])}")
-        image, kind = spec["image"].shape, spec["image"].dtype
+        image, kind = self.image_shape, self.plan.splits["train"].element_spec["image"].dtype
         if isinstance(images, np.ndarray) and images.shape[1:] == image and images.dtype == kind:
             return images
         if kind != np.uint8:

@@ -2,6 +2,7 @@
 
 import contextlib
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -77,6 +78,27 @@ def as_stored(image: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
         return fitted
     picture = Image.fromarray(fitted[:, :, 0] if fitted.shape[2] == 1 else fitted)
     return with_channels(np.asarray(picture.convert(_MODES[channels])))
+
+
+def image_files(inputs: Sequence[Path]) -> list[Path]:
+    """The files named, and those below the folders named whose suffix is an image's, sorted.
+
+    Raises:
+        UserError: nothing is named, or a folder holds no image.
+    """
+    suffixes = tuple(suffix for group in FORMATS.values() for suffix in group)
+    files: list[Path] = []
+    for path in inputs:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        below = sorted(f for f in path.rglob("*") if f.suffix.lower() in suffixes)
+        if not below:
+            raise UserError(f"'{path}' holds no image ({' '.join(suffixes)})")
+        files += below
+    if not files:
+        raise UserError("name image files, or a folder of them")
+    return files
 
 
 def with_channels(image: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from jaxdl.registry import register
 from jaxdl.types import END, PADDING
 
 SPECIAL = ("<padding>", "<unknown>", "<start>", "<end>")
-_UNKNOWN, _START = 1, 2
+UNKNOWN, START = 1, 2
 _WORD = re.compile(r"\w+|[^\w\s]")
 _SPLITS = ("train", "validation", "test")
 
@@ -93,7 +93,7 @@ def translation(
     number = {word: i for i, word in enumerate(known)}
     texts = {name: _texts(dataset, data_dir, source, target, name) for name in names(split)}
     sizes = {name: s.num_examples for name, s in prepared(dataset, data_dir).info.splits.items()}
-    numbered = lambda words: [number.get(word, _UNKNOWN) for word in words]
+    numbered = lambda words: [number.get(word, UNKNOWN) for word in words]
     pairs = [
         (numbered(read), numbered(written))
         for name, start, stop in resolve(split, sizes)
@@ -148,7 +148,7 @@ def _arrays(
     read = np.full((len(pairs), length + 2), PADDING, np.int32)
     written = read.copy()
     for row, (before, after) in enumerate(pairs):
-        before, after = [*before[:length], END], [_START, *after[:length], END]
+        before, after = [*before[:length], END], [START, *after[:length], END]
         read[row, : len(before)] = before
         written[row, : len(after)] = after
     return {"source": read, "tokens": written}
