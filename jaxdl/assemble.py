@@ -4,9 +4,8 @@ import functools
 import importlib
 import importlib.util
 import inspect
-import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,13 +15,13 @@ import numpy as np
 import optax
 
 from jaxdl import registry
-from jaxdl.checks import check, check_batch, check_fit, check_monitor, shapes, unit_of
-from jaxdl.config import Config, Part
-from jaxdl.data.pipeline import Split, open_split
+from jaxdl.checks import check, check_batch, check_fit, check_held, check_monitor, unit_of
+from jaxdl.config import Config
+from jaxdl.data.pipeline import Split
 from jaxdl.data.streams import MAIN, TrainStream, sampler_of
-from jaxdl.data.subset import subset_of
 from jaxdl.durations import to_steps
 from jaxdl.errors import UserError
+from jaxdl.held import Measured, measured, metrics_of, open_splits, order_of
 from jaxdl.metrics.base import Metric, by_name, class_keys, entries
 from jaxdl.nn.drop import elementwise
 from jaxdl.nn.layout import LAYOUT, STAGED
@@ -35,8 +34,6 @@ from jaxdl.train.sharding import AXES, Layout, batch_sharding, batch_shards, mak
 from jaxdl.train.state import StateSpec, TrainState, abstract_state
 from jaxdl.train.step import Step, make_step
 from jaxdl.types import Batch, Objective, progress_of
-
-GIB = 2**30
 
 
 class Plan(NamedTuple):
@@ -62,6 +59,9 @@ class Plan(NamedTuple):
     reestimate: Reestimate
     mesh: jax.sharding.Mesh
     metrics: dict[str, Metric]
+    """Of training examples, and of evaluation splits that ask for no others."""
+    held: dict[str, Measured]
+    """Evaluation splits by name."""
     unit: str
     """What logits and metrics are of: each 'example', 'pixel' or 'token'."""
 
@@ -70,21 +70,29 @@ class Plan(NamedTuple):
         """The step that a run ends with, and in most runs the only one."""
         return self.phases[-1][1]
 
-    def classes(self, role: str) -> tuple[str, ...]:
-        """The name of each class of a split."""
-        split = self.splits[role]
-        return class_keys(split.class_names, split.num_classes)
+    def roles(self, when: str) -> list[str]:
+        """Names of the evaluation splits that are measured at a time, 'training' or 'end'."""
+        return [name for name, held in self.held.items() if held.when == when]
+
+    def classes(self) -> tuple[str, ...]:
+        """The name of each class."""
+        train = self.splits["train"]
+        return class_keys(train.class_names, train.num_classes)
+
+    def metrics_of(self, role: str) -> dict[str, Metric]:
+        """Those of an evaluation split, or of training examples."""
+        return self.held[role].metrics if role in self.held else self.metrics
 
     def measured(self, role: str) -> list[str]:
         """Keys of the numbers that are measured on a split, such as 'test/iou/sky'."""
-        classes = self.classes(role)
-        return [f"{role}/{m}{e}" for m, x in self.metrics.items() for e in entries(x, classes)]
+        metrics, classes = self.metrics_of(role), self.classes()
+        return [f"{role}/{m}{e}" for m, x in metrics.items() for e in entries(x, classes)]
 
     def by_name(
         self, role: str, values: Mapping[str, Any]
     ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Values of a split: numbers by such keys, and apart matrices by metric."""
-        numbers, matrices = by_name(values, self.metrics, self.classes(role))
+        numbers, matrices = by_name(values, self.metrics_of(role), self.classes())
         return {f"{role}/{name}": number for name, number in numbers.items()}, matrices
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -136,6 +144,7 @@ def assemble(
     make = functools.partial(registry.supply, **known)
     module = make(parts.one("model"))
     check_fit(config, module, splits["train"])
+    check_held(config, splits)
 
     precision = make(parts.one("precision", in_steps))
     model = Model(
@@ -169,9 +178,14 @@ def assemble(
     if precision.start:
         exact = model._replace(dtype=jnp.dtype(jnp.float32))
         phases.insert(0, (0, step(_objective(config, parts, exact, make))))
-    metrics = _metrics(config.evaluation.metrics, parts.named("evaluation.metrics"), make)
-    for predictor in parts.many("evaluation.predictors"):
-        objective = make(predictor, objective=objective)
+
+    def predicting(objective: Objective) -> Objective:
+        for predictor in parts.many("evaluation.predictors"):
+            objective = make(predictor, objective=objective)
+        return objective
+
+    prepared = lambda own: predicting(_objective(config, parts, model, make, own))
+    objective = predicting(objective)
     plan = Plan(
         parts=parts,
         splits=splits,
@@ -189,10 +203,15 @@ def assemble(
         ),
         reestimate=make_reestimate(objective),
         mesh=mesh,
-        metrics=metrics,
+        metrics=metrics_of(config, parts, make),
+        held=measured(config, parts, objective, prepared, make),
         unit=unit_of("objectives", config.objective),
     )
-    check_monitor(config, {role: plan.measured(role) for role in splits})
+    for role, split in splits.items():
+        if role in plan.held and split.readable:
+            order_of(config, role, plan.held[role], split)  # refuses what does not fit
+    during = plan.roles("training")
+    check_monitor(config, [key for role in during for key in plan.measured(role)])
     return plan
 
 
@@ -228,7 +247,11 @@ def learning_rate(
 
 
 def _objective(
-    config: Config, parts: registry.Parts, model: Model, make: Callable[..., Any]
+    config: Config,
+    parts: registry.Parts,
+    model: Model,
+    make: Callable[..., Any],
+    preprocess: list[Callable[..., Any]] | None = None,
 ) -> Objective:
     """The objective of a run: the model's own, regularized, on augmented batches."""
     objective = make(parts.one("objective"), model=model, progress=progress_of)
@@ -236,7 +259,8 @@ def _objective(
         objective = make(regularize, objective=objective, progress=progress_of)
     if config.freeze is not None:
         objective = frozen(objective, config.freeze)
-    return augmented(objective, parts.many("augment"), parts.many("preprocess"))
+    preprocess = parts.many("preprocess") if preprocess is None else preprocess
+    return augmented(objective, parts.many("augment"), preprocess)
 
 
 def asks_for_progress(parts: registry.Parts) -> bool:
@@ -261,43 +285,6 @@ def import_user_module(name: str) -> None:
             importlib.import_module(name)
     except (ImportError, OSError, SyntaxError) as error:
         raise UserError(f"cannot import '{name}': {error}") from error
-
-
-def open_splits(
-    config: Config,
-    roles: Sequence[str] = ("train", "validation", "test"),
-    num_classes: int | None = None,
-    parts: registry.Parts | None = None,
-) -> dict[str, Split]:
-    """The splits a config names, by role; all of one shape, and of the first one's classes.
-
-    Args:
-        config: of the run.
-        roles: those that are wanted.
-        num_classes: where it is known, of a source that does not say.
-        parts: of the config, where they are bound already.
-    """
-    bound, prefix = (parts, "data.") if parts else (registry.Parts(config.data), "")
-    source, subset = (bound.one(f"{prefix}{field}") for field in ("source", "subset"))
-    build = lambda split: registry.supply(source, split=split)
-    settings = {"memory": int(config.data.memory * GIB), "threads": config.data.threads}
-    splits: dict[str, Split] = {}
-    for role in roles:
-        name = getattr(config.data, role)
-        if not name:
-            continue
-        some = subset_of(subset, config.seed) if subset and role == "train" else None
-        splits[role] = open_split(build, name, num_classes=num_classes, subset=some, **settings)
-        first = next(iter(splits.values()))
-        num_classes = first.num_classes
-        if num_classes is None:
-            raise UserError(f"source '{config.data.source.name}' has no labels to learn")
-        if splits[role].element_spec != first.element_spec:
-            raise UserError(
-                f"split '{name}' holds {shapes(splits[role])}, but '{first.name}' holds "
-                f"{shapes(first)}"
-            )
-    return splits
 
 
 def _streams(config: Config, parts: registry.Parts, train: Split) -> dict[str, TrainStream]:
@@ -335,21 +322,3 @@ def _optimizer(
             for build in parts.many("wrappers", in_steps)
         ],
     )
-
-
-def _metrics(
-    given: Mapping[str, Part] | Sequence[Part],
-    built: Mapping[str, Callable[..., Metric]],
-    make: Callable[..., Any],
-) -> dict[str, Metric]:
-    """Metrics by the names that a config gives them, or by their own with their arguments."""
-    keys = list(given if isinstance(given, Mapping) else map(_metric_name, given))
-    odd = next((key for key in keys if not re.fullmatch(r"[\w.+-]+", key)), None)
-    if isinstance(given, Mapping) and odd is not None:
-        raise UserError(f"a metric cannot be called '{odd}': letters, digits, '.', '_', '+', '-'")
-    return {key: make(build) for key, build in zip(keys, built.values(), strict=True)}
-
-
-def _metric_name(part: Part) -> str:
-    values = (_metric_name(v) if isinstance(v, Part) else str(v) for v in part.args.values())
-    return "_".join([part.name, *values])

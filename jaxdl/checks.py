@@ -1,15 +1,21 @@
 """Consistency checks: mistakes in a config that can be found before anything is built."""
 
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from jaxdl import registry
-from jaxdl.config import Config, Part
+from jaxdl.config import Config, Metrics, Part, held_of
 from jaxdl.data.pipeline import Split
 from jaxdl.errors import UserError, choices
+from jaxdl.judging import score
 from jaxdl.train.sharding import batch_shards
+
+RESERVED = ("train", "train_eval", "generalization_gap")
+"""Names in the metric log that are of no evaluation split."""
 
 
 def check(config: Config) -> registry.Parts:
@@ -17,6 +23,7 @@ def check(config: Config) -> registry.Parts:
     parts = registry.Parts(config)
     _rates(config)
     _skips(config)
+    _held(config)
     return parts
 
 
@@ -56,8 +63,9 @@ def metadata_of(kind: str, part: Part, key: str) -> Any:
 def check_fit(config: Config, module: Any, train: Split) -> None:
     """Refuse parts that do not speak of the same thing, before anything compiles."""
     _mixing(config)
-    _augmentations(config, train)
     source = config.data.source.name
+    for field in ("augment", "preprocess"):
+        _augmentations(getattr(config, field), field, source, train)
     for name in getattr(module, "inputs", ("image",)):
         if name not in train.element_spec:
             raise UserError(
@@ -74,33 +82,42 @@ def check_fit(config: Config, module: Any, train: Split) -> None:
         )
 
 
-def _augmentations(config: Config, train: Split) -> None:
-    source, spec = config.data.source.name, train.element_spec
-    for field in ("augment", "preprocess"):
-        for part in getattr(config, field):
-            entry = registry.find("augmentations", part.name)
-            metadata = entry.metadata
-            if field == "preprocess" and entry.supplied()[0].annotation is jax.Array:
-                raise UserError(
-                    f"augmentation '{part.name}' draws at random, and config.preprocess is done to "
-                    "every batch alike: put it into config.augment"
-                )
-            read = metadata.get("inputs", "image")
-            if read not in spec:
-                raise UserError(
-                    f"augmentation '{part.name}' reads '{read}', and source '{source}' gives "
-                    f"{shapes(train)}: set config.{field} to []"
-                )
-            if metadata.get("pixels") == "uint8" and spec[read].dtype != np.uint8:
-                raise UserError(
-                    f"augmentation '{part.name}' is of bytes, and source '{source}' gives "
-                    f"{shapes(train)}"
-                )
+def check_held(config: Config, splits: Mapping[str, Split]) -> None:
+    """Refuse preprocessing of an evaluation split that does not fit its examples."""
+    for name, held in config.evaluation.splits.items():
+        if held.preprocess is not None and name in splits:
+            source = (held.source or config.data.source).name
+            path = f"evaluation.splits.{name}.preprocess"
+            _augmentations(held.preprocess, path, source, splits[name])
+
+
+def _augmentations(parts: Sequence[Part], path: str, source: str, split: Split) -> None:
+    spec = split.element_spec
+    for part in parts:
+        entry = registry.find("augmentations", part.name)
+        metadata = entry.metadata
+        if path.endswith("preprocess") and entry.supplied()[0].annotation is jax.Array:
+            raise UserError(
+                f"augmentation '{part.name}' draws at random, and config.{path} is done to "
+                "every batch alike: put it into config.augment"
+            )
+        read = metadata.get("inputs", "image")
+        if read not in spec:
+            raise UserError(
+                f"augmentation '{part.name}' reads '{read}', and source '{source}' gives "
+                f"{shapes(split)}: set config.{path} to []"
+            )
+        if metadata.get("pixels") == "uint8" and spec[read].dtype != np.uint8:
+            raise UserError(
+                f"augmentation '{part.name}' is of bytes, and source '{source}' gives "
+                f"{shapes(split)}"
+            )
 
 
 def _same_unit(config: Config, unit: str | None) -> None:
     """Objective, metrics and predictors speak of what the model speaks of."""
-    measures, predictors = _values(config.evaluation.metrics), config.evaluation.predictors
+    predictors = config.evaluation.predictors
+    measures = [p for metrics in _all_metrics(config) for p in _values(metrics)]
     asked = [("objectives", config.objective), *(("metrics", m) for m in measures)]
     # A predictor that does not say what it is of is of anything.
     choosy = [p for p in predictors if "unit" in registry.find("predictors", p.name).metadata]
@@ -170,19 +187,47 @@ def shapes(split: Split) -> str:
     return ", ".join(f"{k} {s.dtype}{list(s.shape)}" for k, s in split.element_spec.items())
 
 
+def _all_metrics(config: Config) -> Iterator[Metrics]:
+    yield config.evaluation.metrics
+    yield from (held.metrics for held in config.evaluation.splits.values() if held.metrics)
+
+
 def _values(parts: tuple[Part, ...] | dict[str, Part]) -> tuple[Part, ...]:
     return tuple(parts.values()) if isinstance(parts, dict) else parts
 
 
-def check_monitor(config: Config, measured: dict[str, list[str]]) -> None:
-    """Refuse to be judged by what is not measured: keys such as 'test/iou/sky' of each split."""
-    if "validation" not in measured:
+def check_monitor(config: Config, measured: Sequence[str]) -> None:
+    """Refuse to be judged by what is not measured while training.
+
+    Args:
+        config: of the run.
+        measured: keys such as 'validation/iou/sky', of all splits that are.
+    """
+    evaluation = config.evaluation
+    if not measured:
         if config.early_stopping:
             raise UserError("config.early_stopping needs a split in config.data.validation")
         return
-    monitor, known = config.evaluation.monitor, measured["validation"]
-    if monitor not in known:
-        raise UserError(
-            f"config.evaluation.monitor '{monitor}' is not measured while training: "
-            f"{choices(monitor, known)}"
-        )
+    for key in score(evaluation.monitor).keys:
+        if key not in measured:
+            raise UserError(
+                f"config.evaluation.monitor '{key}' is not measured while training: "
+                f"{choices(key, measured)}"
+            )
+
+
+def _held(config: Config) -> None:
+    """Refuse evaluation splits that cannot be told from others, and what asks for one in vain."""
+    for name in config.evaluation.splits:
+        if not re.fullmatch(r"[\w-]+", name) or name in RESERVED:
+            raise UserError(
+                f"an evaluation split cannot be called '{name}': letters, digits, '_', '-', and "
+                f"none of {', '.join(RESERVED)}"
+            )
+        if name in ("validation", "test") and getattr(config.data, name):
+            raise UserError(
+                f"config.evaluation.splits.{name} and config.data.{name} are two of one name: set "
+                f"config.data.{name} to null"
+            )
+    if config.evaluation.generalization_gap and "validation" not in held_of(config):
+        raise UserError("config.evaluation.generalization_gap needs config.data.validation")

@@ -107,15 +107,33 @@ class Mesh:
     rules: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
 
 
+Metrics = tuple[Annotated[Part, Of("metrics")], ...] | dict[str, Annotated[Part, Of("metrics")]]
+"""Metrics, in a dict under names of your own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """Evaluation split: examples that are measured, and not trained on."""
+
+    split: str = "test"
+    source: Annotated[Part, Of("sources")] | None = None  # None: data.source
+    subset: Annotated[Part, Of("subsets")] | None = None  # None: all of it
+    sampler: Annotated[Part, Of("samplers")] | None = None  # None: each example once
+    preprocess: tuple[Annotated[Part, Of("augmentations")], ...] | None = None  # None: the run's
+    metrics: Metrics | None = None  # None: evaluation.metrics
+    when: Literal["training", "end"] = "training"
+
+
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """Evaluation: its period, its metrics, and the metric by which a run is judged."""
 
     every: Duration = "1 epoch"
-    metrics: (
-        tuple[Annotated[Part, Of("metrics")], ...] | dict[str, Annotated[Part, Of("metrics")]]
-    ) = (part("accuracy"), part("cross_entropy"))  # in a dict, under names of your own
-    monitor: str = "validation/accuracy"
+    metrics: Metrics = (part("accuracy"), part("cross_entropy"))
+    splits: dict[str, Held] = dataclasses.field(
+        default_factory=dict
+    )  # beside data.validation and data.test
+    monitor: str = "validation/accuracy"  # or a score: mean(validation/accuracy, NAME/accuracy)
     mode: Literal["max", "min"] = "max"
     average: bool = True  # evaluate the averaged weights where the run keeps them
     norm_batches: Annotated[int, msgspec.Meta(ge=0)] = 0  # to find averaged weights' statistics by
@@ -220,6 +238,16 @@ class Config:
     )
     seed: Seed = 0
     imports: tuple[str, ...] = ()  # modules or files of your own that register parts
+
+
+def held_of(config: Config) -> dict[str, Held]:
+    """Every evaluation split by name: data.validation, data.test, and evaluation.splits."""
+    held = {}
+    if config.data.validation:
+        held["validation"] = Held(split=config.data.validation)
+    if config.data.test:
+        held["test"] = Held(split=config.data.test, when="end")
+    return held | config.evaluation.splits
 
 
 def choose(argument: str, table: Mapping[str, Any]) -> Any:

@@ -53,6 +53,12 @@ def score(monitor: str) -> Score:
     return Score(found[1], keys)
 
 
+def metric_of(monitor: str) -> str:
+    """The metric that a run is judged by, whatever the splits: '' for a score over several."""
+    metrics = {key.partition("/")[2] for key in score(monitor).keys}
+    return metrics.pop() if len(metrics) == 1 else ""
+
+
 def series(lines: Lines, monitor: str) -> list[tuple[int, float]]:
     """(step, value) of what a run is judged by, at each line; NaN where it was not finite.
 

@@ -19,24 +19,24 @@ import numpy as np
 
 from jaxdl.assemble import Plan, assemble, open_splits
 from jaxdl.checks import check_batch, shapes
-from jaxdl.config import Config, Data
+from jaxdl.config import Config, Data, held_of
 from jaxdl.data.images import as_stored
 from jaxdl.data.recorded import record, recorded
 from jaxdl.data.split import Split
 from jaxdl.data.vocabulary import vocabulary_of
 from jaxdl.errors import UserError, choices
+from jaxdl.evaluation import evaluator, whole_split
 from jaxdl.hub.load import save
 from jaxdl.metrics.base import by_name
 from jaxdl.objectives.generate import greedy
 from jaxdl.rundir.read import read_config, read_manifest
 from jaxdl.rundir.weights import run_weights
-from jaxdl.session import first_state, training_batches, weights_of, whole_split
-from jaxdl.train.evaluate import lagged, make_evaluate
+from jaxdl.session import first_state, training_batches, weights_of
+from jaxdl.train.evaluate import lagged
 from jaxdl.train.sharding import AXES, batch_sharding, batch_shards, fetch, make_mesh, replicated
 from jaxdl.train.state import run_key
 from jaxdl.types import PADDING, Array, Batch, PyTree
 
-ROLES = ("train", "validation", "test")
 Images = np.ndarray | Sequence[np.ndarray]
 
 
@@ -144,15 +144,15 @@ class LoadedRun:
         """Metric to number or matrix over one split of the run's data, which is opened for it.
 
         Args:
-            split: 'train', 'validation' or 'test'.
+            split: 'train', 'validation', 'test' or a name of `evaluation.splits`.
         """
-        roles = [role for role in ROLES if getattr(self.config.data, role)]
+        roles = ["train", *held_of(self.config)]
         if split not in roles:
             raise UserError(f"the config has no split '{split}': {choices(split, roles)}")
         plan = self.plan._replace(splits={**self.plan.splits, split: self.opened(split)})
-        measure = make_evaluate(plan.objective, plan.metrics, plan.mesh)
+        measure = evaluator(plan, split)
         values = measure(self.params, self.variables, whole_split(self.config, plan, split))
-        numbers, matrices = by_name(values, plan.metrics, plan.classes(split))
+        numbers, matrices = by_name(values, plan.metrics_of(split), plan.classes())
         return numbers | matrices
 
     def export(self, file: Path, publisher: str | None = None) -> str:
@@ -260,7 +260,8 @@ def _recorded(config: Config, workdir: Path) -> dict[str, Split] | None:
     Of an older run it tells no shapes: for these the smallest split is opened.
     """
     data, opened = read_manifest(workdir).get("data", {}), {}
-    roles = [role for role in ROLES if getattr(config.data, role) and role in data]
+    names = {"train": config.data.train} | {k: held.split for k, held in held_of(config).items()}
+    roles = [role for role in names if role in data]
     if not (roles and data.get("num_classes")):
         return None
     if "elements" not in data:
@@ -268,7 +269,7 @@ def _recorded(config: Config, workdir: Path) -> dict[str, Split] | None:
         opened = open_splits(config, (smallest,), num_classes=data["num_classes"])
     elements = data.get("elements") or record(next(iter(opened.values())))
     about = (elements, data.get("class_names", ()), data["num_classes"])
-    return {r: recorded(getattr(config.data, r), data[r], *about) for r in roles} | opened
+    return {r: recorded(names[r], data[r], *about) for r in roles} | opened
 
 
 def _without_order(config: Config) -> Config:

@@ -20,6 +20,7 @@ from jaxdl.data.fingerprint import Fingerprint, merged
 from jaxdl.data.recorded import record
 from jaxdl.errors import UserError
 from jaxdl.init_from import read_beginning
+from jaxdl.judging import score
 from jaxdl.perf.memory import explained, placed, ran_out
 from jaxdl.report import write_report
 from jaxdl.rundir import directory
@@ -140,8 +141,8 @@ def train(
         Diverged: too many steps in a row were not finite.
     """
     plan, begun = session.plan, session.step_of(state)
-    if session.owes_evaluation(begun):
-        session.evaluate(state, "validation")
+    if owed := session.owed(begun):
+        session.evaluate_all(state, owed)
         if session.has_improved():
             measured = dict(session.history()).get(begun)
             session.checkpoints.save(begun, state, measured, extra)
@@ -194,7 +195,7 @@ def interrupted(session: Session, stop: Stop, t: int) -> Exception:
 
 def _hooks(session: Session, log: TrainLog) -> tuple[list[Hook], Callable[[int, TrainState], None]]:
     """Log, evaluate, save, in this order; and what saves a step unless it is saved already."""
-    plan, config = session.plan, session.config
+    plan, config, roles = session.plan, session.config, session.plan.roles("training")
     saved: set[int] = set()
 
     def save(t: int, state: TrainState) -> None:
@@ -206,14 +207,14 @@ def _hooks(session: Session, log: TrainLog) -> tuple[list[Hook], Callable[[int, 
 
     def evaluate(t: int, state: TrainState, metrics: Any) -> bool:
         with log.pause():
-            values = session.evaluate(state, "validation")
+            values = session.evaluate_all(state, roles)
             log.say(f"step {t}  " + "  ".join(f"{k} {v:.4f}" for k, v in values.items()))
         if session.has_improved():
             save(t, state)
         return session.has_stopped()
 
     hooks: list[Hook] = [session.checkpoints.watch, log]
-    if "validation" in plan.splits:
+    if roles:
         n = max(1, plan.to_steps(config.evaluation.every))
         hooks.append(every(n, evaluate, last=plan.steps))
     period = max(1, plan.to_steps(config.checkpoint.every))
@@ -247,22 +248,38 @@ def conclude(session: Session, state: TrainState) -> dict[str, Any]:
     Returns:
         Entries for the manifest: the form of the outputs and the digest of the examples.
     """
-    plan, step = session.plan, int(state.step)
+    plan, weights = session.plan, session.weights(state)
     role = next((r for r in ("test", "validation") if r in plan.splits), None)
-    if role is None:
+    about = {} if role is None else _keep_outputs(session, state, weights, role)
+    for other in session.unmeasured(int(state.step), plan.roles("end")):
+        _say_final(session, session.evaluate(state, other, weights))
+    return about
+
+
+def _say_final(session: Session, values: dict[str, float]) -> None:
+    if session.leads:
+        print("final  " + "  ".join(f"{k} {v:.4f}" for k, v in values.items()), flush=True)
+
+
+def _keep_outputs(
+    session: Session, state: TrainState, weights: tuple[PyTree, PyTree], role: str
+) -> dict[str, Any]:
+    """Measure a split, keep its outputs; entries for the manifest."""
+    plan, step, fingerprint = session.plan, int(state.step), Fingerprint()
+    if plan.held[role].sampler:
+        if session.leads:
+            print(f"outputs of {role}: not kept, as config.evaluation.splits.{role} has a sampler")
         return {}
-    weights, fingerprint = session.weights(state), Fingerprint()
     limit, n = session.config.evaluation.outputs_limit, len(plan.splits[role])
     gathered = {ROWS: output_rows(n, limit, plan.unit)}
-    measure = make_evaluate(plan.objective, plan.metrics | gathered, plan.mesh)
+    objective, metrics, *_ = plan.held[role]
+    measure = make_evaluate(objective, metrics | gathered, plan.mesh)
     values = measure(*weights, session.whole(role, fingerprint))
     rows, (values, matrices) = values.pop(ROWS), plan.by_name(role, values)
     digest = merged(hosts.gather(f"digest of {role}", fingerprint.text))
-    known = [line for line in session.journal.lines if line["step"] == step]
-    if role == "test" and not any(key.startswith("test/") for line in known for key in line):
+    if role == "test" and session.unmeasured(step, [role]):
         session.record(step, role, values, matrices)
-        if session.leads:
-            print("final  " + "  ".join(f"{k} {v:.4f}" for k, v in values.items()), flush=True)
+        _say_final(session, values)
     _keep_predictions(session, role, weights, rows)
     if not session.leads:
         return {}
@@ -284,7 +301,8 @@ def _keep_predictions(
         directory.save_predictions(session.workdir, plan.splits[role], role, predictions)
     elif plan.unit == "pixel":
         index = np.unique(np.linspace(0, len(plan.splits[role]) - 1, MAPS_KEPT).astype(int))
-        maps = predict_maps(plan.objective, plan.mesh, *weights, plan.splits[role].examples(index))
+        objective = plan.held[role].objective
+        maps = predict_maps(objective, plan.mesh, *weights, plan.splits[role].examples(index))
         if session.leads:
             with directory.writing(session.workdir):
                 file = session.workdir / "predictions.npz"
@@ -327,6 +345,9 @@ def _introduce(session: Session, state: TrainState, changes: list[str]) -> None:
     print(f"  {'steps':<15} {plan.steps:,}{done}")
     for line in session.begin.lines if session.begin else ():
         print(f"  {'begins with':<15} {line}")
+    oracles = [key for key in score(config.evaluation.monitor).keys if key.startswith("oracle")]
+    if oracles and plan.roles("training"):
+        print(f"  {'judged by':<15} an oracle, {', '.join(oracles)}: labels no task has")
     for change in changes:
         print(f"  changed since the last start: {change}")
     print(f"  {'workdir':<15} {session.workdir}", flush=True)

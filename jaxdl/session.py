@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,17 @@ import jax
 import numpy as np
 
 from jaxdl import judging
-from jaxdl.assemble import GIB, Plan
+from jaxdl.assemble import Plan
 from jaxdl.cluster.signals import Stop
 from jaxdl.config import Config
 from jaxdl.data.fingerprint import Fingerprint
 from jaxdl.data.multistep import multistep_batches, multistep_spec
-from jaxdl.data.pipeline import evaluation_batches, train_batches
+from jaxdl.data.pipeline import train_batches
 from jaxdl.data.prefetch import Batches
 from jaxdl.data.streams import MAIN
 from jaxdl.errors import UserError
+from jaxdl.evaluation import evaluator, whole_split
+from jaxdl.held import GIB
 from jaxdl.init_from import Beginning, first_state
 from jaxdl.rundir.checkpoint import Checkpoints, Restored
 from jaxdl.rundir.journal import MetricLog
@@ -27,9 +29,9 @@ from jaxdl.rundir.matrices import save_matrices
 from jaxdl.rundir.progress import Diverged, TrainLog
 from jaxdl.rundir.weights import best_step
 from jaxdl.train import nonfinite, stopping
-from jaxdl.train.evaluate import make_evaluate
+from jaxdl.train.evaluate import Evaluate
 from jaxdl.train.loop import step_chunks
-from jaxdl.train.sharding import batch_sharding, batch_shards
+from jaxdl.train.sharding import batch_sharding
 from jaxdl.train.state import TrainState
 from jaxdl.train.step import Step, multi_step
 from jaxdl.types import Batch, PyTree
@@ -58,7 +60,7 @@ class Session:
             keep_best=keep.keep_best,
             mode=mode,
         )
-        self._evaluate = make_evaluate(self.plan.objective, self.plan.metrics, self.plan.mesh)
+        self._evaluators: dict[str, Evaluate] = {}
 
     def __enter__(self) -> "Session":
         return self
@@ -158,7 +160,7 @@ class Session:
 
         Args:
             state: whose step the values are of.
-            role: 'train', 'validation' or 'test'.
+            role: 'train' or an evaluation split.
             weights: what `weights(state)` gave, where that is known already.
         """
         weights = weights or self.weights(state)
@@ -183,7 +185,8 @@ class Session:
     ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Numbers by key, 'role/metric'; and apart from them matrices by metric."""
         with contextlib.closing(whole_split(self.config, self.plan, role, examples)) as batches:
-            found = self._evaluate(*weights, self.stop.between(batches))
+            evaluate = self._evaluators.setdefault(role, evaluator(self.plan, role))
+            found = evaluate(*weights, self.stop.between(batches))
         return self.plan.by_name(role, found)
 
     def weights(self, state: TrainState) -> tuple[PyTree, PyTree]:
@@ -199,14 +202,26 @@ class Session:
         """(step, value) of the monitored metric."""
         return self.journal.series(self.config.evaluation.monitor)
 
-    def owes_evaluation(self, step: int) -> bool:
-        """True if this step's evaluation is due and was interrupted by a signal."""
+    def evaluate_all(self, state: TrainState, roles: Sequence[str]) -> dict[str, float]:
+        """Measure several splits with the same weights: 'role/metric' to value."""
+        again = self.config.evaluation.norm_batches and len(roles) > 1
+        weights = self.weights(state) if again else None
+        found: dict[str, float] = {}
+        for role in roles:
+            found |= self.evaluate(state, role, weights)
+        return found
+
+    def owed(self, step: int) -> list[str]:
+        """Splits whose evaluation at this step is due and not made, as a signal interrupted it."""
         n = max(1, self.plan.to_steps(self.config.evaluation.every))
-        due = step and (step % n == 0 or step == self.plan.steps)
-        if not (due and "validation" in self.plan.splits):
-            return False
-        made = (key for line in self.lines() if line["step"] == step for key in line)
-        return not any(key.startswith("validation/") for key in made)
+        if not (step and (step % n == 0 or step == self.plan.steps)):
+            return []
+        return self.unmeasured(step, self.plan.roles("training"))
+
+    def unmeasured(self, step: int, roles: Iterable[str]) -> list[str]:
+        """Of the splits, those of which nothing is known at a step."""
+        made = {k.partition("/")[0] for line in self.lines() if line["step"] == step for k in line}
+        return [role for role in roles if role not in made]
 
     def lines(self) -> list[dict[str, Any]]:
         """Lines of the metric log so far."""
@@ -277,30 +292,11 @@ def gaps(values: dict[str, float]) -> dict[str, float]:
     regularisation; none, where the training examples are not fitted either, for less.
     """
     both = [k.removeprefix("train_eval/") for k in values if k.startswith("train_eval/")]
+    both = [k for k in both if f"validation/{k}" in values]
     return {
         f"generalization_gap/{k}": values[f"train_eval/{k}"] - values[f"validation/{k}"]
         for k in both
     }
-
-
-def whole_split(
-    config: Config,
-    plan: Plan,
-    role: str,
-    examples: int | None = None,
-    fingerprint: Fingerprint | None = None,
-) -> Batches:
-    """A split's batches for evaluation, or those of so many of its examples; padding masked."""
-    mesh, data, shards = plan.mesh, config.data, batch_shards(plan.mesh)
-    return evaluation_batches(
-        plan.splits[role],
-        batch_size=-(-data.evaluation_batch_size // shards) * shards,
-        sharding=batch_sharding(mesh),
-        prefetch=data.prefetch,
-        threads=data.threads,
-        examples=examples,
-        fingerprint=fingerprint,
-    )
 
 
 def weights_of(

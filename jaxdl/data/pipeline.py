@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from jaxdl.data.fingerprint import Fingerprint
 from jaxdl.data.prefetch import Batches
-from jaxdl.data.sampler import Sampler, shuffle, train_indices
+from jaxdl.data.sampler import Order, Sampler, shuffle, train_indices
 from jaxdl.data.split import Split, open_split
 from jaxdl.errors import UserError
 
@@ -80,10 +80,12 @@ def evaluation_batches(
     threads: int = 2,
     examples: int | None = None,
     fingerprint: Fingerprint | None = None,
+    order: Order | None = None,
 ) -> Batches:
     """The whole split in order, once; every process gets the same number of batches.
 
-    With `examples`, only so many of them, evenly spread over the split.
+    With `examples`, only so many of them, evenly spread over the split. With an `order`, its first
+    batches, as many as the split fills: then an example may come often or never.
 
     The last batch is filled up with example 0. Each batch has a `mask` (b,) float32: 1 for an
     example, 0 for filling; with a `fingerprint`, which takes in the examples that this process is
@@ -95,13 +97,15 @@ def evaluation_batches(
     mine = _supplier(sharding, batch_size)[rows] == jax.process_index() if fingerprint else None
 
     def indices(t: int) -> np.ndarray:
+        if order:
+            return order(t)[rows]
         positions = t * batch_size + rows
         return np.where(positions < n, positions * len(split) // n, 0)
 
     def masked() -> Iterator[dict[str, jax.Array]]:
         host = _on_host(split, indices, steps, prefetch, threads)
         for t, batch in zip(steps, host, strict=True):
-            valid = t * batch_size + rows < n
+            valid = (t * batch_size + rows < n) | bool(order)
             if fingerprint:
                 counted = np.flatnonzero(valid & mine)
                 some = {name: array[counted] for name, array in batch.items()}

@@ -9,7 +9,6 @@ Each member leaves a run directory of its own in `members/`, which everything la
 """
 
 import contextlib
-import functools
 import json
 import math
 import sys
@@ -32,6 +31,7 @@ from jaxdl.data.multistep import multistep_batches, multistep_spec
 from jaxdl.data.pipeline import evaluation_batches
 from jaxdl.data.prefetch import Batches
 from jaxdl.errors import UserError
+from jaxdl.held import order_of
 from jaxdl.init_from import filled, read_beginning
 from jaxdl.perf.memory import ran_out
 from jaxdl.population.members import (
@@ -140,7 +140,7 @@ class Population(Session):
         halving = self.config.population.successive_halving
         period = self.plan.steps if halving is None else self.plan.to_steps(halving)
         self.rounds = range(max(1, period), self.single.steps, max(1, period))
-        if self.rounds and "validation" not in self.plan.splits:
+        if self.rounds and not self.plan.roles("training"):
             raise UserError(
                 "config.population.successive_halving needs a split in config.data.validation"
             )
@@ -306,17 +306,19 @@ class Population(Session):
         self, state: TrainState, role: str, weights: tuple[PyTree, PyTree] | None = None
     ) -> dict[str, float]:
         """Measure a split for each member, write it to its journal; quartiles of each metric."""
-        data, mesh = self.config.data, self._mesh()
+        data, mesh, split = self.config.data, self._mesh(), self.single.splits[role]
         batches = evaluation_batches(
-            self.single.splits[role],
+            split,
+            order=order_of(self.config, role, self.single.held[role], split),
             batch_size=data.evaluation_batch_size,
             sharding=replicated(mesh),
             prefetch=data.prefetch,
             threads=data.threads,
         )
-        totals = [Totals(self.single.metrics) for _ in self.alive]
+        totals = [Totals(self.single.metrics_of(role)) for _ in self.alive]
         with contextlib.closing(batches):
-            measured = (self._measured(state, batch) for batch in self.stop.between(batches))
+            measure = self._evaluators.setdefault(role, self._measures(role))
+            measured = (measure(state, batch) for batch in self.stop.between(batches))
             for found, mask in lagged(measured):
                 for i, total in enumerate(totals):
                     total.add(jax.tree.map(lambda x, i=i: x[i], found), mask)
@@ -328,15 +330,14 @@ class Population(Session):
             rows.append(numbers)
         return {f"{key} (median)": median([r[key] for r in rows]) for key in rows[0]}
 
-    @functools.cached_property
-    def _measured(self) -> Callable[[TrainState, Batch], tuple[PyTree, Array]]:
-        metrics = self.single.metrics
+    def _measures(self, role: str) -> Callable[[TrainState, Batch], tuple[PyTree, Array]]:
+        metrics = self.single.metrics_of(role)
 
         @jax.jit
         def measured(states: TrainState, values: Mapping[str, Array], batch: Batch):
             def one(state: TrainState, own: Mapping[str, Array]) -> PyTree:
                 params, variables = state.weights(self.config.evaluation.average)
-                outputs = self._planned(own).objective.predict(params, variables, batch)
+                outputs = self._planned(own).held[role].objective.predict(params, variables, batch)
                 return {name: metric.sums(outputs, batch) for name, metric in metrics.items()}
 
             with self._one_program():
@@ -387,8 +388,7 @@ class Population(Session):
 
 def conclude(population: Population, state: TrainState) -> list[dict[str, Any]]:
     """Measure the members that are left on the test split, let each leave what it has."""
-    if "test" in population.single.splits:
-        population.evaluate(state, "test")
+    population.evaluate_all(state, population.single.roles("end"))
     population.leave(state, population.alive, "finished")
     lines, evaluation = [j.lines for j in population.journals], population.config.evaluation
     rows = standing(population.members, lines, evaluation.monitor, evaluation.mode)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxdl import judging
-from jaxdl.config import Config, Evaluation
+from jaxdl.config import Config, Evaluation, held_of
 from jaxdl.report import text
 from jaxdl.report.settings import section
 from jaxdl.rundir.read import series
@@ -46,7 +46,7 @@ def splits(lines: Lines) -> list[str]:
 
 def metrics(lines: Lines, config: Config | None) -> list[str]:
     """Names of what was measured, the monitored one first; the step's own gauges are left out."""
-    monitored = _evaluation(config).monitor.partition("/")[2]
+    monitored = judging.metric_of(_evaluation(config).monitor)
     found = [key.partition("/") for key in keys(lines)]
     asked = _evaluation(config).metrics
     wanted = {"loss", *(asked if isinstance(asked, Mapping) else (p.name for p in asked))}
@@ -97,12 +97,14 @@ def headline(
 ) -> dict[str, str] | None:
     """The one figure of the run: the monitored metric on the test split, else at its best."""
     found = best(lines, config)
-    metric = _evaluation(config).monitor.partition("/")[2]
+    monitor = _evaluation(config).monitor
+    metric, keys = judging.metric_of(monitor), judging.score(monitor).keys
     tested = series(lines, f"test/{metric}")[1]
     if len(tested):
         split, value, note = "test", float(tested[-1]), []
     elif found:
-        split, value, note = found.key.partition("/")[0], found.value, [f"best, at {found.when}"]
+        split = "" if len(keys) > 1 else found.key.partition("/")[0]
+        value, note = found.value, [f"best, at {found.when}"]
     else:
         return None
     examples = section(manifest, "data").get(split)
@@ -112,7 +114,7 @@ def headline(
             low, high = accuracy_interval(value, examples)
             note.append(f"95% interval {100 * low:.2f} to {100 * high:.2f}%")
         note.append(f"{text.number(examples)} examples")
-    name = f"{split} {text.words(metric)}"
+    name = f"{split} {text.words(metric)}" if split else text.words(monitor)
     return {"name": name, "value": text.measure(metric, value), "note": "; ".join(note)}
 
 
@@ -138,7 +140,8 @@ def results(lines: Lines, config: Config | None) -> dict[str, list] | None:
     columns, cells = [], []
     names = metrics(lines, config)
     for split in splits(lines):
-        judged = found is not None and found.key.startswith(f"{split}/")
+        keys = judging.score(found.key).keys if found else ()
+        judged = any(key.startswith(f"{split}/") for key in keys)
         columns.append(f"{split}, last" if judged else split)
         cells.append([_last(series(lines, f"{split}/{name}")) for name in names])
         if judged:
@@ -169,13 +172,14 @@ def summary(
     found, data = best(lines, config), section(manifest, "data")
     speed = series(lines, "train/images_per_second")[1]
     speed = speed[np.isfinite(speed)]
-    sizes = [f"{text.number(data[s])} {s}" for s in ("train", "validation", "test") if data.get(s)]
+    names = ["train", *(held_of(config) if config else ("validation", "test"))]
+    sizes = [f"{text.number(data[s])} {s}" for s in names if data.get(s)]
     compiled = manifest.get("compile_seconds")
     time = text.seconds(manifest["seconds"]) if manifest.get("seconds") is not None else None
     if time and compiled is not None:
         time += f" (of it {text.seconds(compiled)} compiling)"
     terms = {
-        "Best": found and found.when,
+        "Best": found and _best(found),
         "Steps": text.number(max(line["step"] for line in lines)) if lines else None,
         "Parameters": _known(manifest.get("parameters")),
         "Time": time,
@@ -186,6 +190,12 @@ def summary(
         "Classes": _known(data.get("num_classes")),
     }
     return [(term, figure) for term, figure in terms.items() if figure]
+
+
+def _best(found: Best) -> str:
+    if len(judging.score(found.key).keys) == 1:
+        return found.when
+    return f"{text.words(found.key)} {text.measure(found.key, found.value)}, {found.when}"
 
 
 def _known(value: Any) -> str | None:

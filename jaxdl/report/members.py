@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxdl import judging
 from jaxdl.config import Config, Part
 from jaxdl.errors import UserError
-from jaxdl.judging import badness
 from jaxdl.report import facts, text
 from jaxdl.rundir import read
 
@@ -159,7 +159,7 @@ def ranked(members: Sequence[Member], config: Config) -> list[Member]:
     monitor, mode = config.evaluation.monitor, config.evaluation.mode
 
     def rank(member: Member) -> tuple[int, float]:
-        return -(member.end or 0), badness(member.last(monitor), mode)
+        return -(member.end or 0), judging.badness(member.last(monitor), mode)
 
     return sorted(members, key=rank)
 
@@ -176,7 +176,7 @@ def combinations(members: Sequence[Member], config: Config) -> list[tuple[Values
 
     def rank(group: tuple[Values, list[Member]]) -> tuple[int, float]:
         found = mean(group[1], config.evaluation.monitor)
-        return -(found.step or 0), badness(found.mean, config.evaluation.mode)
+        return -(found.step or 0), judging.badness(found.mean, config.evaluation.mode)
 
     return sorted(groups.items(), key=rank)
 
@@ -194,7 +194,7 @@ def mean(members: Sequence[Member], key: str) -> Mean:
 def measured(members: Sequence[Member], config: Config) -> list[str]:
     """Keys of all that evaluations measured, the monitored metric first, split beside split."""
     monitor = config.evaluation.monitor
-    metric = monitor.partition("/")[2]
+    metric = judging.metric_of(monitor)
     found = dict.fromkeys(k for m in members for k in facts.keys(m.lines))
     keys = [key for key in found if not key.startswith("train/")]
     return sorted(keys, key=lambda k: (k != monitor, k.partition("/")[2] != metric))

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxdl.config import Config
+from jaxdl import judging
+from jaxdl.config import Config, held_of
 from jaxdl.report import facts, members, settings, text
 from jaxdl.report.members import Member
 from jaxdl.report.plots import COLORS, Curve, curves_svg, is_wide
@@ -53,7 +54,7 @@ def headline(found: Sequence[Member], config: Config) -> dict[str, str] | None:
         config: of the population.
     """
     monitor, population = config.evaluation.monitor, config.population
-    metric = monitor.partition("/")[2]
+    metric = judging.metric_of(monitor)
     if not found or found[0].last(monitor) is None:
         return None
     if population.successive_halving is None and population.seeds > 1:
@@ -100,7 +101,8 @@ def summary(found: Sequence[Member], config: Config) -> list[tuple[str, str]]:
         return rows
     first = found[0].manifest
     data = settings.section(first, "data")
-    sizes = [f"{text.number(data[s])} {s}" for s in ("train", "validation", "test") if data.get(s)]
+    names = ["train", *held_of(config)]
+    sizes = [f"{text.number(data[s])} {s}" for s in names if data.get(s)]
     terms = {
         "Steps": text.number(members.furthest(found)),
         "Parameters": first.get("parameters") and f"{text.number(first['parameters'])} a member",

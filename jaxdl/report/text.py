@@ -2,6 +2,7 @@
 
 import datetime
 import math
+import re
 from typing import Any
 
 
@@ -18,7 +19,7 @@ def number(value: Any) -> str:
 
 def is_share(metric: str) -> bool:
     """True for a metric in [0, 1] that is read as a percentage."""
-    return any(name.endswith(("accuracy", "iou")) for name in metric.split("/"))
+    return any(name.endswith(("accuracy", "iou")) for name in re.findall(r"\w+", metric))
 
 
 def measure(metric: str, value: float) -> str:

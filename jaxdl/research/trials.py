@@ -68,7 +68,7 @@ def _check(variants: Mapping[str, Config], metrics: Sequence[str]) -> None:
                 raise UserError("a name has letters, digits, '.', '_', '+', '-'")
             plan = assemble(config, splits if config.data == data else None)
             data, splits = config.data, plan.splits
-            known = [key for role in splits if role != "train" for key in plan.measured(role)]
+            known = [key for role in plan.held for key in plan.measured(role)]
             for metric in metrics:
                 # What is measured of training steps and of gaps is known to a run alone.
                 if metric not in known and not metric.startswith(

@@ -9,7 +9,7 @@ from jaxdl.verbs.parsing import prepare_jax
 
 
 @verb(
-    option("--split", default="test", help="train, validation or test"),
+    option("--split", default="test", help="train, validation, test, or one of evaluation.splits"),
     option("--json", action="store_true", help="print JSON"),
     config="or run",
 )

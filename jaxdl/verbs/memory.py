@@ -13,7 +13,8 @@ from jaxdl.verbs.parsing import positive
 )
 def memory(options: Namespace, config: Config) -> int:
     """Estimate, without compiling, what a step takes, and what would make it fit."""
-    from jaxdl.assemble import GIB, assemble
+    from jaxdl.assemble import assemble
+    from jaxdl.held import GIB
     from jaxdl.perf.memory import advice, limit, placed
 
     available, plan = int(options.limit * GIB) if options.limit else limit(), assemble(config)
