@@ -133,10 +133,12 @@ class Model(NamedTuple):
             UserError: the model hands out no value of such a name.
         """
 
+        collections, _ = _apart(variables)
+
         def run(changes: PyTree) -> tuple[dict[str, Array], dict[str, Array]]:
             with self._changed([]):
                 outputs, handed = self.module.apply(
-                    {**self._collections(params, variables), CHANGES: changes},
+                    {**self._collections(params, collections), CHANGES: changes},
                     *self._inputs(batch),
                     train=False,
                     mutable=[VALUES],

@@ -23,8 +23,8 @@ import jax
 import jax.numpy as jnp
 import matplotlib.font_manager  # noqa: F401, asks the system for its fonts, once for all
 
+import jaxdl.init_from
 import jaxdl.loaded
-import jaxdl.session
 from chaos.commands import Outcome, Reached, obey, stopped_short
 from chaos.files import arrays_trap, image, image_trap, weight_files, weights
 from chaos.mutants import bases, line, written
@@ -80,7 +80,7 @@ def fuzz_weights(n: int, seed: int, sandbox: Path) -> Iterator[tuple[str, Outcom
 
     with (
         mock.patch.object(jaxdl.loaded, "assemble", lambda *_, **__: plan),
-        mock.patch.object(jaxdl.session, "init_state", lambda *_: state),
+        mock.patch.object(jaxdl.init_from, "init_state", lambda *_: state),
         mock.patch.object(jaxdl.session, "with_weights", reach),
     ):
         for i in range(n):
