@@ -27,7 +27,7 @@ from jaxdl.nn.drop import elementwise
 from jaxdl.nn.layout import LAYOUT, STAGED
 from jaxdl.objectives.base import Model, augmented, frozen, preparation
 from jaxdl.optim.chain import chain
-from jaxdl.optim.groups import grouped
+from jaxdl.optim.groups import grouped, partitioned
 from jaxdl.train.progress import timed, with_progress
 from jaxdl.train.reestimate import Reestimate, make_reestimate
 from jaxdl.train.sharding import AXES, Layout, batch_sharding, batch_shards, make_mesh
@@ -159,9 +159,11 @@ def assemble(
         num_classes=num_classes,
     )
     objective = _objective(config, parts, model, make)
-    schedule = learning_rate(parts.one("optimizer"), parts.one("schedule", in_steps), steps)
+    rate_of = functools.partial(
+        learning_rate, schedule=parts.one("schedule", in_steps), steps=steps
+    )
     element_spec = splits["train"].element_spec
-    tx = _optimizer(config, parts, schedule, model, element_spec, in_steps, make)
+    tx = _optimizer(config, parts, rate_of, model, element_spec, in_steps, make)
     average = config.average and make(parts.one("average", in_steps))
     method = make(parts.one("gradient.method"), micro_batches=config.gradient.accumulate)
     step = functools.partial(
@@ -192,7 +194,7 @@ def assemble(
         streams=streams,
         steps=steps,
         to_steps=in_steps,
-        schedule=schedule,
+        schedule=rate_of(parts.one("optimizer")),
         objective=objective,
         model=model,
         prepare=preparation(parts.many("preprocess")),
@@ -297,7 +299,7 @@ def _streams(config: Config, parts: registry.Parts, train: Split) -> dict[str, T
 def _optimizer(
     config: Config,
     parts: registry.Parts,
-    schedule: optax.Schedule,
+    rate_of: Callable[[Callable[..., Any]], optax.Schedule],
     model: Model,
     element_spec: Mapping[str, jax.ShapeDtypeStruct],
     in_steps: Callable[[int | str], int],
@@ -307,8 +309,10 @@ def _optimizer(
     if config.layer_decay is not None:
         batch = {k: jax.ShapeDtypeStruct((1, *s.shape), s.dtype) for k, s in element_spec.items()}
         order = model.calls(batch)
+    built = lambda build: make(functools.partial(build, learning_rate=rate_of(build)))
+    groups = {p: built(build) for p, build in parts.named("optimizers", in_steps).items()}
     optimizer = grouped(
-        make(functools.partial(parts.one("optimizer", in_steps), learning_rate=schedule)),
+        partitioned(built(parts.one("optimizer", in_steps)), groups),
         freeze=config.freeze,
         lr_multipliers=config.lr_multipliers,
         order=order,

@@ -147,10 +147,11 @@ def _rates(config: Config) -> None:
     for p in config.wrappers:
         scaled[f"wrapper '{p.name}'"] = registry.find("wrappers", p.name).metadata.get("scales")
     by = next((name for name, value in scaled.items() if value), None)
-    if by and not registry.find("optimizers", config.optimizer.name).metadata.get("linear", True):
-        raise UserError(
-            f"optimizer '{config.optimizer.name}' averages its own steps, and {by} would scale them"
-        )
+    for part in (config.optimizer, *config.optimizers.values()):
+        if by and not registry.find("optimizers", part.name).metadata.get("linear", True):
+            raise UserError(
+                f"optimizer '{part.name}' averages its own steps, and {by} would scale them"
+            )
 
 
 def _skips(config: Config) -> None:

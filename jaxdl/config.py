@@ -203,6 +203,9 @@ class Config:
         Annotated[Part, Of("regularizers")], ...
     ] = ()  # around the objective, the last one outermost
     optimizer: Annotated[Part, Of("optimizers")] = part("adamw", learning_rate=1e-3)
+    optimizers: dict[str, Annotated[Part, Of("optimizers")]] = dataclasses.field(
+        default_factory=dict
+    )  # path regex: what moves these parameters in place of `optimizer`; the first match holds
     wrappers: tuple[
         Annotated[Part, Of("wrappers")], ...
     ] = ()  # around the optimizer, the last one outermost

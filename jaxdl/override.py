@@ -29,7 +29,7 @@ def override(config: Config, assignments: Iterable[tuple[str, str]]) -> Config:
 
 
 def _assign(tree: dict[str, Any], path: str, text: str) -> None:
-    keys, node, annotation = path.split("."), tree, Config
+    keys, node, annotation = keys_of(tree, path), tree, Config
     for depth, key in enumerate(keys[:-1]):
         node, annotation = _descend(node, annotation, key, ".".join(["config", *keys[:depth]]))
     where, last = ".".join(["config", *keys[:-1]]), keys[-1]
@@ -44,6 +44,21 @@ def _assign(tree: dict[str, Any], path: str, text: str) -> None:
         node[last] = _literal(text, _element(annotation))
     else:
         node[last] = _literal(text, _field(annotation, last, where))
+
+
+def keys_of(tree: Any, path: str) -> list[str]:
+    """The keys that a path is made of. Those that a dict has may hold dots, as expressions do."""
+    if isinstance(tree, dict):
+        inside = tree["args"] if _is_part(tree) else tree
+        whole = [k for k in inside if path.startswith(f"{k}.")]
+        key = max(whole, key=len, default=path.partition(".")[0])
+        tree = inside.get(key)
+    else:
+        key, tree = path.partition(".")[0], None if not isinstance(tree, list) else tree
+        if isinstance(tree, list):
+            tree = tree[int(key)] if key.isdigit() and int(key) < len(tree) else None
+    rest = path[len(key) + 1 :]
+    return [key, *keys_of(tree, rest)] if rest else [key]
 
 
 def _descend(node: Any, annotation: Any, key: str, where: str) -> tuple[Any, Any]:

@@ -70,6 +70,38 @@ def _is_stacked(path: str, name: str) -> bool:
     return STACKED in (name, *path.split("/"))
 
 
+def partitioned(
+    rest: optax.GradientTransformation, groups: Mapping[str, optax.GradientTransformation]
+) -> optax.GradientTransformationExtraArgs:
+    """Optimizers by path, each with a state and a count of its own.
+
+    Args:
+        rest: of the leaves that no pattern matches.
+        groups: regular expression to optimizer; the first one that matches a whole path holds.
+    """
+    if not groups:
+        return optax.with_extra_args_support(rest)
+    choose = [(p, chosen("config.optimizers", p)) for p in groups]
+    names = [f"group{i}" for i in range(len(groups))]
+
+    def labels(params: PyTree) -> PyTree:
+        found = jax.tree.map(lambda _: "rest", params)
+        for name, (_, mask) in reversed(list(zip(names, choose, strict=True))):
+            found = jax.tree.map(lambda old, hit, n=name: n if hit else old, found, mask(params))
+        used = set(jax.tree.leaves(found))
+        for name, (pattern, _) in zip(names, choose, strict=True):
+            if name not in used:
+                raise UserError(f"config.optimizers: those before '{pattern}' take all it matches")
+        if "rest" not in used:
+            raise UserError(
+                "config.optimizers leave no parameter to config.optimizer: leave a group out, and "
+                "set config.optimizer to its optimizer"
+            )
+        return found
+
+    return optax.partition(dict(zip(names, groups.values(), strict=True)) | {"rest": rest}, labels)
+
+
 def grouped(
     optimizer: optax.GradientTransformation,
     *,
