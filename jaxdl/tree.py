@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxdl.errors import UserError
 from jaxdl.types import PyTree
 
 
@@ -27,9 +28,25 @@ def flatten(tree: PyTree) -> dict[str, Any]:
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def select(tree: PyTree, pattern: str) -> PyTree:
-    """A mask: True at each leaf whose whole name matches the regular expression."""
-    regex = re.compile(pattern)
+def expression(argument: str, pattern: str) -> re.Pattern[str]:
+    """A user's regular expression, compiled.
+
+    Args:
+        argument: the name that a config has for it; the message begins with it.
+        pattern: the expression.
+
+    Raises:
+        UserError: it is not a regular expression.
+    """
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"{argument}='{pattern}' is not a regular expression: {error}") from error
+
+
+def select(tree: PyTree, pattern: str, argument: str = "pattern") -> PyTree:
+    """A mask: True at each leaf whose whole name matches the `expression`."""
+    regex = expression(argument, pattern)
     return jax.tree.map(lambda name: regex.fullmatch(name) is not None, names(tree))
 
 

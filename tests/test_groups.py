@@ -58,7 +58,7 @@ def test_decoupled_decay_follows_the_rate():
     ("options", "message"),
     [
         ({"freeze": "stem/.*"}, "config.freeze='stem/.*' matches no parameter"),
-        ({"freeze": "("}, "not a regular expression"),
+        ({"freeze": "("}, "config.freeze='(' is not a regular expression"),
         (
             {"lr_multipliers": {"heads/.*": 2.0}},
             "config.lr_multipliers='heads/.*' matches no parameter",

@@ -1,6 +1,5 @@
 """Modules that compute in float32 inside a network that computes in another type."""
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -61,12 +60,7 @@ def precise(dtype: jnp.dtype, float32: str) -> Callable:
 
 def _within(pattern: str) -> Callable[[str], bool]:
     """True if a path is that of a module that the pattern matches, or lies inside one."""
-    try:
-        regex = re.compile(pattern)
-    except re.error as error:
-        raise UserError(
-            f"config.precision.float32='{pattern}' is not a regular expression: {error}"
-        ) from error
+    regex = tree.expression("config.precision.float32", pattern)
 
     def belongs(path: str) -> bool:
         parts = path.split("/")

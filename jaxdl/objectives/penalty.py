@@ -1,6 +1,5 @@
 """Penalties: terms added to a loss that look at the parameters, or at the outputs, alone."""
 
-import re
 from collections.abc import Callable
 
 import jax
@@ -22,10 +21,7 @@ def matching(params: PyTree, match: str) -> dict[str, Array]:
     Raises:
         UserError: it is not a regular expression, or it matches nothing.
     """
-    try:
-        mask = tree.flatten(tree.select(params, match))
-    except re.error as error:
-        raise UserError(f"match='{match}' is not a regular expression: {error}") from error
+    mask = tree.flatten(tree.select(params, match, "match"))
     found = {name: x for name, x in tree.flatten(params).items() if mask[name]}
     if not found:
         raise UserError(f"match='{match}' matches no parameter: {choices(match, mask)}")

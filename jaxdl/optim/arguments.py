@@ -1,6 +1,5 @@
 """Pieces shared by builders of optimizers: a learning rate, leaves by name, float32."""
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -33,10 +32,7 @@ def chosen(argument: str, pattern: str, default: str | None = None) -> Callable[
     Raises:
         UserError: the pattern is not at a regular expression, or one of the user's matches no leaf.
     """
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise UserError(f"{argument}='{pattern}' is not a regular expression: {error}") from error
+    tree.expression(argument, pattern)
 
     def mask(params: PyTree) -> PyTree:
         selected = tree.select(params, pattern)

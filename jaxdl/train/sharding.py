@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxdl.errors import UserError, choices
-from jaxdl.tree import path_name
+from jaxdl.tree import expression, path_name
 from jaxdl.types import PyTree
 
 Rules = Sequence[tuple[str, Sequence[str | None]]]
@@ -122,9 +122,10 @@ def tree_shardings(
         layout: of the network's own layers.
 
     Raises:
-        UserError: a rule names an unknown axis, matches nothing, or does not fit a parameter.
+        UserError: a rule is not a regular expression, names an unknown axis, matches nothing, or
+            does not fit a parameter.
     """
-    compiled = [(re.compile(pattern), tuple(spec)) for pattern, spec in rules]
+    compiled = [(expression("config.mesh.rules", p), tuple(spec)) for p, spec in rules]
     for pattern, spec in rules:
         for axis in filter(None, spec):
             if axis not in AXES:
