@@ -81,7 +81,7 @@ def fuzz_weights(n: int, seed: int, sandbox: Path) -> Iterator[tuple[str, Outcom
     with (
         mock.patch.object(jaxdl.loaded, "assemble", lambda *_, **__: plan),
         mock.patch.object(jaxdl.init_from, "init_state", lambda *_: state),
-        mock.patch.object(jaxdl.session, "with_weights", reach),
+        mock.patch.object(jaxdl.init_from, "with_weights", reach),
     ):
         for i in range(n):
             rng = random.Random(f"{seed} {i}")
