@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workdir", type=Path, help="run directory; one that has a run resumes it")
     parser.add_argument(
         "--list",
-        nargs="+",
+        nargs="*",
         metavar=("KIND", "PATTERN"),
         help=f"show what there is, e.g. models 'res*'; kinds: {', '.join(ROOMS)}",
     )
@@ -102,7 +102,7 @@ def _dispatch(arguments: list[str]) -> int:
 def _train_or_show(arguments: list[str]) -> int:
     overrides, rest = overrides_in(arguments)
     options = _parser().parse_args(rest)
-    if options.list:
+    if options.list is not None:
         return _list(options.list, options.imports)
     if not options.config:
         raise UserError("name a config: --config configs/efficientnet.py (or see --help)")
@@ -166,6 +166,10 @@ def _list(request: list[str], imports: list[str]) -> int:
         import_user_module(name)
     if len(request) > 2:
         raise UserError(f"--list takes a kind and a pattern, not {len(request)} words")
+    if not request:
+        for kind in ROOMS:
+            print(f"{kind:<20} {len(registry.entries(kind)):>4}")
+        return 0
     entries = registry.entries(*request)
     width = max((len(e.name) for e in entries), default=0)
     sizes = [""] * len(entries)

@@ -12,6 +12,7 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
+from jaxdl import registry
 from jaxdl.main import main
 
 TINY = [
@@ -122,6 +123,13 @@ def test_a_truncated_checkpoint_is_named(capsys, tmp_path):
             file.write_bytes(file.read_bytes()[:100])
     capsys.readouterr()
     assert str(tmp_path / "checkpoints" / "2") in refused(capsys, *arguments)
+
+
+def test_list_alone_counts_what_there_is_of_each_kind(capsys):
+    assert main(["--list"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [kind for kind, _ in rows] == list(registry.ROOMS)
+    assert all(int(n) == len(registry.entries(kind)) for kind, n in rows)
 
 
 def test_list_and_print_config(capsys):

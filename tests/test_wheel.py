@@ -56,6 +56,8 @@ def test_the_wheel_holds_what_a_user_needs(installed):
 def test_help_and_lists(installed, tmp_path):
     help_ = jaxdl(installed, tmp_path, "--help")
     assert help_.returncode == 0 and "find-lr" in help_.stdout, help_.stderr
+    kinds = jaxdl(installed, tmp_path, "--list")
+    assert kinds.returncode == 0 and "segmentation_losses" in kinds.stdout, kinds.stderr
     models = jaxdl(installed, tmp_path, "--list", "models")
     assert models.returncode == 0 and "resnet50" in models.stdout, models.stderr
 
