@@ -23,6 +23,7 @@ from jaxdl.durations import to_steps
 from jaxdl.errors import UserError
 from jaxdl.held import Measured, measured, metrics_of, open_splits, order_of
 from jaxdl.metrics.base import Metric, by_name, class_keys, entries
+from jaxdl.networks import NetworkSpec, network_specs, with_networks
 from jaxdl.nn.drop import elementwise
 from jaxdl.nn.layout import LAYOUT, STAGED
 from jaxdl.objectives.base import Model, augmented, frozen, preparation
@@ -62,6 +63,8 @@ class Plan(NamedTuple):
     """Of training examples, and of evaluation splits that ask for no others."""
     held: dict[str, Measured]
     """Evaluation splits by name."""
+    networks: dict[str, NetworkSpec]
+    """Networks that stand under their names in the constant variables."""
     unit: str
     """What logits and metrics are of: each 'example', 'pixel' or 'token'."""
 
@@ -158,7 +161,9 @@ def assemble(
         norm_parts=1 if config.sync_norms else batch_shards(mesh),
         num_classes=num_classes,
     )
-    objective = _objective(config, parts, model, make)
+    networks = network_specs(config, parts)
+    of_model = functools.partial(_objective, config, parts, make=make, networks=networks)
+    objective = of_model(model)
     rate_of = functools.partial(
         learning_rate, schedule=parts.one("schedule", in_steps), steps=steps
     )
@@ -179,14 +184,14 @@ def assemble(
     phases = [(precision.start, step(objective))]
     if precision.start:
         exact = model._replace(dtype=jnp.dtype(jnp.float32))
-        phases.insert(0, (0, step(_objective(config, parts, exact, make))))
+        phases.insert(0, (0, step(of_model(exact))))
 
     def predicting(objective: Objective) -> Objective:
         for predictor in parts.many("evaluation.predictors"):
             objective = make(predictor, objective=objective)
         return objective
 
-    prepared = lambda own: predicting(_objective(config, parts, model, make, own))
+    prepared = lambda own: predicting(of_model(model, preprocess=own))
     objective = predicting(objective)
     plan = Plan(
         parts=parts,
@@ -207,6 +212,7 @@ def assemble(
         mesh=mesh,
         metrics=metrics_of(config, parts, make),
         held=measured(config, parts, objective, prepared, make),
+        networks=networks,
         unit=unit_of("objectives", config.objective),
     )
     for role, split in splits.items():
@@ -253,12 +259,14 @@ def _objective(
     parts: registry.Parts,
     model: Model,
     make: Callable[..., Any],
+    networks: Mapping[str, NetworkSpec],
     preprocess: list[Callable[..., Any]] | None = None,
 ) -> Objective:
     """The objective of a run: the model's own, regularized, on augmented batches."""
-    objective = make(parts.one("objective"), model=model, progress=progress_of)
+    make = functools.partial(make, progress=progress_of)
+    objective = make(with_networks(parts.one("objective"), networks, model), model=model)
     for regularize in parts.many("regularizers"):
-        objective = make(regularize, objective=objective, progress=progress_of)
+        objective = make(with_networks(regularize, networks, model), objective=objective)
     if config.freeze is not None:
         objective = frozen(objective, config.freeze)
     preprocess = parts.many("preprocess") if preprocess is None else preprocess

@@ -39,6 +39,10 @@ class Of:
     kind: str
 
 
+class Network:
+    """Marks an argument that names a network of its own: a run directory, or a registered model."""
+
+
 class Varying(float):
     """A number of which each member of a population has its own: `value`, while it is traced."""
 

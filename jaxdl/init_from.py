@@ -51,18 +51,23 @@ def filled(values: Leaves, params: PyTree, variables: PyTree) -> tuple[PyTree, P
 
 
 def read_beginning(config: Config, plan: Plan, workdir: Path | None = None) -> Beginning | None:
-    """The weights that `init_from` names; None without it, or where a run has gone on from them.
+    """The weights that `init_from` and the parts of a config name; None where none are.
+
+    None too where a run has gone on from them.
 
     Args:
         config: of the run.
         plan: of the run.
         workdir: of the run, which may hold checkpoints.
     """
-    if not config.init_from or (workdir and kept_steps(workdir / "checkpoints")):
+    sources = config.init_from or {}
+    sources = dict(sources) if isinstance(sources, dict) else {"": sources}
+    sources |= {f"constant/{name}": network.source for name, network in plan.networks.items()}
+    if not sources or (workdir and kept_steps(workdir / "checkpoints")):
         return None
-    sources = config.init_from if isinstance(config.init_from, dict) else {"": config.init_from}
+    models = {"": config.model} | {name: network.model for name, network in plan.networks.items()}
     state = plan.abstract_state(config.seed)
-    return beginning(config.model, sources, state.params, state.all_variables)
+    return beginning(models, sources, state.params, state.all_variables)
 
 
 def first_state(config: Config, plan: Plan, begin: Beginning | None = None) -> TrainState:
@@ -74,9 +79,10 @@ def first_state(config: Config, plan: Plan, begin: Beginning | None = None) -> T
         begin: these weights, where they have been read; else they are read, and what they gave is
             said on standard error.
     """
-    if begin is None and config.init_from:
-        begin = read_beginning(config, plan)
-        print(*begin.lines, sep="\n", file=sys.stderr)
+    read = read_beginning(config, plan) if begin is None else None
+    begin = begin or read
+    if read is not None:
+        print(*read.lines, sep="\n", file=sys.stderr)
     state = init_state(*plan.first(config.seed))
     if begin is None:
         return state
@@ -85,12 +91,12 @@ def first_state(config: Config, plan: Plan, begin: Beginning | None = None) -> T
 
 
 def beginning(
-    model: Part, sources: Mapping[str, str], params: PyTree, variables: PyTree
+    models: Mapping[str, Part], sources: Mapping[str, str], params: PyTree, variables: PyTree
 ) -> Beginning:
     """Read sources, each of which is for what lies below a path.
 
     Args:
-        model: of the run that begins.
+        models: of the run that begins, at '', and of networks that never move, by name.
         sources: path to source; all that is trained is below the empty path.
         params: its parameters; shapes and types are enough.
         variables: likewise, its other collections.
@@ -104,12 +110,16 @@ def beginning(
     lines = []
     for path, share in _shares(sources, places).items():
         root, inner = _root(path)
+        model = models.get(root.removeprefix(CONSTANT).rstrip("/"), models[""])
         whole = _of_network(places, root)
         theirs, about = _read(model, sources[path], whole)
         theirs = {name: x for name, x in theirs.items() if _is_below(name, inner)}
         fitted, notes = _laid(theirs, {name.removeprefix(root): x for name, x in share.items()})
         line = f"{about}: {len(fitted):,} of {len(share):,} arrays" + "".join(notes)
-        _check_fit(model, path, fitted, [n.removeprefix(root) for n in share], line)
+        names = [n.removeprefix(root) for n in share]
+        _check_fit(model, path, fitted, names, line)
+        if root and any("logits" not in _path(n) for n in names if n not in fitted):
+            raise UserError(f"config.init_from: '{path}' never moves and has fresh values: {line}")
         values |= {root + name: array for name, array in fitted.items()}
         lines.append(f"{path} from {line}" if path else line)
     return Beginning(values, lines)

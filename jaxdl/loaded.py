@@ -30,12 +30,12 @@ from jaxdl.hub.load import save
 from jaxdl.metrics.base import by_name
 from jaxdl.objectives.generate import greedy
 from jaxdl.rundir.read import read_config, read_manifest
-from jaxdl.rundir.weights import run_weights
+from jaxdl.rundir.weights import run_constants, run_weights
 from jaxdl.session import first_state, training_batches, weights_of
 from jaxdl.train.evaluate import lagged
 from jaxdl.train.sharding import AXES, batch_sharding, batch_shards, fetch, make_mesh, replicated
 from jaxdl.train.state import run_key
-from jaxdl.types import PADDING, Array, Batch, PyTree
+from jaxdl.types import CONSTANT, PADDING, Array, Batch, PyTree
 
 Images = np.ndarray | Sequence[np.ndarray]
 
@@ -230,7 +230,9 @@ def load_run(workdir: str | Path, *choice: str, config: Config | None = None) ->
     splits = None if anew else _recorded(config, workdir)
     plan = _assembled(config if anew else _without_order(config), splits)
     place = replicated(plan.mesh)
-    params, variables = jax.device_put((weights.params, weights.variables), place)
+    constants = run_constants(workdir, weights.step)
+    whole = weights.variables | ({CONSTANT: constants} if constants else {})
+    params, variables = jax.device_put((weights.params, whole), place)
     if anew:
         with contextlib.closing(training_batches(config, plan, 0, anew)) as batches:
             key = run_key(jax.random.key(config.seed))

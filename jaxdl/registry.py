@@ -15,11 +15,12 @@ import re
 import sys
 import typing
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 
-from jaxdl.config import Of, Part, Steps, Varying, parts_of
+from jaxdl.config import Network, Of, Part, Steps, Varying, parts_of
 from jaxdl.errors import UserError, choices
 
 ROOMS = {
@@ -290,7 +291,30 @@ def inner_kind(entry: Entry, argument: str) -> str | None:
     return next((m.kind for m in marks if isinstance(m, Of)), None)
 
 
+class Named(NamedTuple):
+    """A network that an argument names, until `assemble` builds it: one of the two."""
+
+    run: str | None = None
+    """A run directory."""
+    model: Part | None = None
+
+
+def _named(value: Part | str, where: str) -> Named:
+    if isinstance(value, str) and (Path(value) / "config.json").is_file():
+        return Named(run=value)
+    part = value if isinstance(value, Part) else Part(value)
+    try:
+        bind("models", part)
+    except UserError as error:
+        if isinstance(value, Part):
+            raise
+        raise UserError(f"{where}: '{value}' is not a run directory, and {error}") from None
+    return Named(model=part)
+
+
 def _convert(value: Any, annotation: Any, where: str) -> Any:
+    if any(isinstance(m, Network) for m in _marks(annotation)) and isinstance(value, Part | str):
+        return _named(value, where)
     inner = next((m.kind for m in _marks(annotation) if isinstance(m, Of)), None)
     if inner and isinstance(value, Part | str):
         return bind(inner, value if isinstance(value, Part) else Part(value))
@@ -343,6 +367,8 @@ def _type_name(annotation: Any) -> str:
                 return f"one of the {mark.kind}"
             if isinstance(mark, Steps):
                 return "duration"
+            if isinstance(mark, Network):
+                return "run directory or one of the models"
         marks = [m for m in inner[1:] if isinstance(m, msgspec.Meta)]
         signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
         limits = [

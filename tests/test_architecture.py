@@ -29,7 +29,7 @@ ROWS = [
     ["objectives", "train", "hub"],
     ["rundir"],
     ["report", "checks"],
-    ["held"],
+    ["held", "networks"],
     ["assemble"],
     ["init_from", "evaluation"],
     ["session"],

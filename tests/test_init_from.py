@@ -61,7 +61,7 @@ def begun(monkeypatch, name, theirs, here, args):
     weights = RunWeights(config, 7, False, *theirs)
     monkeypatch.setattr(init_from, "_run_of", lambda source: (source,))
     monkeypatch.setattr(init_from, "run_weights", lambda workdir: weights)
-    found = beginning(config.model, {"": "the run"}, *here)
+    found = beginning({"": config.model}, {"": "the run"}, *here)
     assert len(found.lines) == 1 and found.lines[0].startswith(f"the run ({name}, step 7): ")
     return found.values, found.lines[0]
 

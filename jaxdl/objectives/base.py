@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jaxdl import tree
+from jaxdl import registry, tree
 from jaxdl.errors import UserError, choices
 from jaxdl.nn import conv
 from jaxdl.nn.capture import CHANGES, VALUES
@@ -47,13 +47,13 @@ class Model(NamedTuple):
     num_classes: int | None = None
     """Classes of the training split, with which registered models are built."""
 
-    def of(self, build: Callable[[int | None], nn.Module]) -> "Model":
+    def of(self, build: Callable[..., nn.Module]) -> "Model":
         """Another network under the same precision and the same interceptors.
 
         Args:
-            build: num_classes -> module, as a registered model with its arguments bound.
+            build: a registered model with its arguments bound, which may ask for `num_classes`.
         """
-        return self._replace(module=build(self.num_classes))
+        return self._replace(module=registry.supply(build, num_classes=self.num_classes))
 
     def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
         """Fresh float32 (params, variables) for batches of this shape."""

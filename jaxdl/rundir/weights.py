@@ -21,7 +21,7 @@ from jaxdl.rundir import integrity
 from jaxdl.rundir.digest import digest_on_host
 from jaxdl.rundir.journal import MetricLog
 from jaxdl.rundir.read import read_config
-from jaxdl.types import PyTree
+from jaxdl.types import CONSTANT, PyTree
 
 
 class RunWeights(NamedTuple):
@@ -77,6 +77,25 @@ def run_weights(workdir: Path, *choice: str) -> RunWeights:
     return _newest(folder, steps, config, "raw" not in choice)
 
 
+def run_constants(workdir: Path, step: int) -> dict[str, PyTree]:
+    """Constants of a run by name, which no step moves; see `rundir.constants`.
+
+    Args:
+        workdir: its directory.
+        step: of one of its checkpoints.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    digest = integrity.read(workdir / "checkpoints" / str(step), step).extra.get(CONSTANT)
+    if digest is None:
+        return {}
+    folder = workdir / CONSTANT / digest
+    if not folder.is_dir():
+        raise UserError(f"{folder} is missing, which the run began with")
+    return _nested(read_leaves(folder, integrity.read(folder, 0).digests))
+
+
 def kept_steps(folder: Path) -> list[int]:
     """Steps that have a finished checkpoint in a folder of them, ascending."""
     found = folder.iterdir() if folder.is_dir() else ()
@@ -105,7 +124,7 @@ def read_leaves(folder: Path, names: Mapping[str, str]) -> dict[str, np.ndarray]
     """Leaves of a checkpoint on the host, by name, each of which has the digest that was saved.
 
     Args:
-        folder: of the checkpoint, named as its step.
+        folder: of the checkpoint.
         names: of the leaves, to their digests.
 
     Raises:
