@@ -25,8 +25,8 @@ def train(config: Config, workdir: Path) -> Path:
     if config.population is None:
         single.run(config, workdir)
         return workdir
-    best = population.run(config, workdir)[0]
-    return workdir / "members" / best["member"]
+    best: str = population.run(config, workdir)[0]["member"]
+    return workdir / "members" / best
 
 
 def fit(config: Config, workdir: str | Path | None = None) -> LoadedRun:
@@ -52,7 +52,7 @@ def fit(config: Config, workdir: str | Path | None = None) -> LoadedRun:
     return load_run(train(config, Path(workdir)))
 
 
-def evaluate(run: Run, split: str = "test") -> dict[str, float]:
+def evaluate(run: Run, split: str = "test") -> dict[str, float | np.ndarray]:
     """Metric to value of a run over one split of its data.
 
     Args:

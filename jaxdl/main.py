@@ -92,9 +92,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dispatch(arguments: list[str]) -> int:
     if arguments and not arguments[0].startswith("-"):
         name = arguments.pop(0)
-        verbs = {"train": _train_or_show, **every_verb()}
+        verbs = every_verb()
+        if name == "train":
+            return _train_or_show(arguments)
         if name not in verbs:
-            raise UserError(f"unknown verb '{name}': {choices(name, verbs)}")
+            raise UserError(f"unknown verb '{name}': {choices(name, ['train', *verbs])}")
         return verbs[name](arguments)
     return _train_or_show(arguments)
 
@@ -128,7 +130,9 @@ def _train(config: Config, options: argparse.Namespace) -> int:
         return _run(config, options.workdir or _new_workdir(options.config))
 
 
-def _among_others(config: Config, options: argparse.Namespace) -> contextlib.AbstractContextManager:
+def _among_others(
+    config: Config, options: argparse.Namespace
+) -> contextlib.AbstractContextManager[None]:
     if not (options.distributed or options.coordinator):
         return contextlib.nullcontext()
     if options.workdir is None:

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from jaxdl.errors import UserError, choices
 
@@ -14,7 +15,7 @@ from jaxdl.errors import UserError, choices
 class Parser(argparse.ArgumentParser):
     """Argument parser whose errors are UserErrors."""
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see --help)")
 
 
