@@ -68,6 +68,23 @@ def part(name: str, /, **args: Any) -> Part:
 
 
 @dataclasses.dataclass(frozen=True)
+class Stream:
+    """A further source of training examples: each batch has one of its batches under its name."""
+
+    source: Annotated[Part, Of("sources")] | None = None  # None: the main one
+    split: str | None = None  # None: as `data.train`
+    subset: Annotated[Part, Of("subsets")] | None = None
+    sampler: Annotated[Part, Of("samplers")] = part("shuffle")
+    batch_size: Count | None = None  # None: as `data.batch_size`
+    labels: bool = True  # false: the stream has none
+    augment: tuple[Annotated[Part, Of("augmentations")], ...] | None = None  # None: the run's own
+    preprocess: tuple[Annotated[Part, Of("augmentations")], ...] | None = None  # the same
+    views: dict[str, tuple[Annotated[Part, Of("augmentations")], ...]] = dataclasses.field(
+        default_factory=dict
+    )  # name: in place of `augment`, of the same examples; under `<stream>/<name>`
+
+
+@dataclasses.dataclass(frozen=True)
 class Data:
     """Source of examples, and batching. A split is `name` or `name[from:to]`."""
 
@@ -77,6 +94,7 @@ class Data:
     test: str | None = "test"
     subset: Annotated[Part, Of("subsets")] | None = None  # of the training split; None: all of it
     sampler: Annotated[Part, Of("samplers")] = part("shuffle")  # the order of training examples
+    streams: dict[str, Stream] = dataclasses.field(default_factory=dict)  # beside the main one
     batch_size: Count = 128
     evaluation_batch_size: Count = 256
     memory: Positive = 4.0  # GiB: a split that decodes to less is held in memory, else streamed

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from jaxdl.aliases import current_config
-from jaxdl.config import Config, Part, dataclass_of
+from jaxdl.config import Config, Part, dataclass_of, element_of
 from jaxdl.errors import UserError, choices
 from jaxdl.untrusted import check_plain, parse
 
@@ -31,6 +31,8 @@ def summary(config: Config) -> str:
             return "  ".join(f"{k}={said(v)}" for k, v in fields.items() if is_set(v))
         if isinstance(value, list | tuple):
             return "(" + ", ".join(said(v) for v in value) + ")"
+        if isinstance(value, dict):
+            return "{" + ", ".join(f"{k}: {said(v)}" for k, v in value.items()) + "}"
         return str(value)
 
     fields = [(f.name, getattr(config, f.name)) for f in dataclasses.fields(config)]
@@ -169,9 +171,13 @@ def _refuse_unknown(cls: type, tree: Mapping[str, Any], path: str) -> None:
     for key, value in tree.items():
         if key not in known:
             raise UserError(f"unknown key {path}.{key}: {choices(key, known)}")
-        inner = dataclass_of(known[key])
-        if inner and isinstance(value, Mapping):
-            _refuse_unknown(inner, value, f"{path}.{key}")
+        inner, items = dataclass_of(known[key]), {key: value}
+        if inner is None and isinstance(value, Mapping):
+            inner = dataclass_of(element_of(known[key]))
+            items = {f"{key}.{name}": item for name, item in value.items()}
+        for name, item in items.items():
+            if inner and isinstance(item, Mapping):
+                _refuse_unknown(inner, item, f"{path}.{name}")
 
 
 def _revive(value: Any) -> Any:
