@@ -15,10 +15,11 @@ import numpy as np
 import optax
 
 from jaxdl import registry
+from jaxdl.assemble_streams import stream_transforms, train_streams, with_streams
 from jaxdl.checks import check, check_batch, check_fit, check_held, check_monitor, unit_of
 from jaxdl.config import Config
 from jaxdl.data.pipeline import Split
-from jaxdl.data.streams import MAIN, TrainStream, sampler_of
+from jaxdl.data.streams import TrainStream, joined
 from jaxdl.durations import to_steps
 from jaxdl.errors import UserError
 from jaxdl.held import Measured, measured, metrics_of, open_splits, order_of
@@ -98,14 +99,16 @@ class Plan(NamedTuple):
         numbers, matrices = by_name(values, self.metrics_of(role), self.classes())
         return {f"{role}/{name}": number for name, number in numbers.items()}, matrices
 
-    def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes of a global training batch."""
-        return {
-            k: jax.ShapeDtypeStruct(
-                (batch_size, *s.shape), s.dtype, sharding=batch_sharding(self.mesh)
-            )
-            for k, s in self.splits["train"].element_spec.items()
-        }
+    def batch_spec(self, batch_size: int) -> dict[str, Any]:
+        """Shapes of a global training batch; further streams keep a size of their own."""
+        place = batch_sharding(self.mesh)
+
+        def spec(stream: TrainStream) -> dict[str, jax.ShapeDtypeStruct]:
+            size = stream.batch_size if stream.is_fixed else batch_size
+            sized = lambda s: jax.ShapeDtypeStruct((size, *s.shape), s.dtype, sharding=place)
+            return {k: sized(s) for k, s in stream.split.element_spec.items()}
+
+        return joined({name: spec(stream) for name, stream in self.streams.items()})
 
     def told(self, batch: Batch, step: int) -> Batch:
         """A training batch as the step of a number sees it: with progress, where that is asked."""
@@ -140,7 +143,8 @@ def assemble(
     mesh = mesh or make_mesh(*(getattr(config.mesh, axis) for axis in AXES))
     check_batch(config, mesh)
     splits = splits or open_splits(config, parts=parts)
-    streams = _streams(config, parts, splits["train"])
+    splits = with_streams(config, parts, splits)
+    streams = train_streams(config, parts, splits)
     steps, in_steps = durations(config, len(splits["train"]))
     num_classes = splits["train"].num_classes
     known = {"num_classes": num_classes, "mesh": mesh, "total_steps": steps}
@@ -270,7 +274,7 @@ def _objective(
     if config.freeze is not None:
         objective = frozen(objective, config.freeze)
     preprocess = parts.many("preprocess") if preprocess is None else preprocess
-    return augmented(objective, parts.many("augment"), preprocess)
+    return augmented(objective, parts.many("augment"), preprocess, stream_transforms(config, parts))
 
 
 def asks_for_progress(parts: registry.Parts) -> bool:
@@ -295,13 +299,6 @@ def import_user_module(name: str) -> None:
             importlib.import_module(name)
     except (ImportError, OSError, SyntaxError) as error:
         raise UserError(f"cannot import '{name}': {error}") from error
-
-
-def _streams(config: Config, parts: registry.Parts, train: Split) -> dict[str, TrainStream]:
-    sampler = sampler_of(parts.one("data.sampler"), train)
-    main = TrainStream(train, sampler, config.data.batch_size)
-    main.order(config.seed)  # refuses what does not fit
-    return {MAIN: main}
 
 
 def _optimizer(

@@ -16,11 +16,15 @@ from jaxdl.train.sharding import batch_shards
 
 RESERVED = ("train", "train_eval", "generalization_gap")
 """Names in the metric log that are of no evaluation split."""
+PIPELINES = ("gpipe", "one_f_one_b")
+BATCH_KEYS = ("image", "label", "tokens", "source", "mask", "mixed_label", "lam", "index")
+"""What the arrays of a batch are called; see `types.py`."""
 
 
 def check(config: Config) -> registry.Parts:
     """The parts of a config, bound; UserError for the first that is unknown or ill-supplied."""
     parts = registry.Parts(config)
+    _streams(config)
     _rates(config)
     _skips(config)
     _held(config)
@@ -29,13 +33,92 @@ def check(config: Config) -> registry.Parts:
 
 def check_batch(config: Config, mesh: jax.sharding.Mesh) -> None:
     """Refuse a batch that does not divide over the devices, in its micro-batches."""
-    size, n = config.data.batch_size, config.gradient.accumulate
+    sizes, n = {"": config.data.batch_size}, config.gradient.accumulate
+    sizes |= {f"streams.{k}.": s.batch_size for k, s in config.data.streams.items() if s.batch_size}
     shards = batch_shards(mesh)
-    if size % (shards * n):
+    for where, size in sizes.items():
+        if size % (shards * n):
+            raise UserError(
+                f"config.data.{where}batch_size {size} does not divide over {shards} devices"
+                + (f" in {n} micro-batches" if n > 1 else "")
+            )
+
+
+def _streams(config: Config) -> None:
+    """Refuse further streams where their batches cannot stand, or cannot be told apart."""
+    streams = config.data.streams
+    if streams and (config.mesh.stage > 1 or config.gradient.method.name in PIPELINES):
         raise UserError(
-            f"config.data.batch_size {size} does not divide over {shards} devices"
-            + (f" in {n} micro-batches" if n > 1 else "")
+            "config.data.streams: a pipeline (config.mesh.stage) takes batches of one stream"
         )
+    for name, stream in streams.items():
+        for kind, key in [("stream", name), *(("view", view) for view in stream.views)]:
+            if not key.isidentifier() or key in BATCH_KEYS:
+                raise UserError(
+                    f"config.data.streams: '{key}' is not a name for a {kind}: it stands in a "
+                    f"batch beside {', '.join(BATCH_KEYS)}"
+                )
+
+
+def check_stream(config: Config, name: str, split: Split, main: Split) -> None:
+    """Refuse a further stream that does not fit into the batch, or whose transforms do not fit it.
+
+    Args:
+        config: of the run.
+        name: of the stream.
+        split: its examples.
+        main: those of the main stream.
+    """
+    stream, path = config.data.streams[name], f"data.streams.{name}"
+    if name in main.element_spec:
+        raise UserError(f"config.{path}: the batch of source '{config.data.source.name}' has it")
+    source = (stream.source or config.data.source).name
+    for view in stream.views:
+        if view in split.element_spec:
+            raise UserError(f"config.{path}.views.{view}: the batch of source '{source}' has it")
+        _augmentations(stream.views[view], f"{path}.views.{view}", source, split)
+    for field in ("augment", "preprocess"):
+        value, where = getattr(stream, field), f"{path}.{field}"
+        value = getattr(config, field) if value is None else value
+        _augmentations(value, where, source, split)
+
+
+def unread_streams(config: Config) -> list[str]:
+    """Names of streams that no argument of the objective or of a regularizer mentions.
+
+    What reads a stream that its arguments do not name says so where it is registered, by `streams`.
+    """
+
+    def texts(value: Any) -> Iterator[str]:
+        if isinstance(value, Part):
+            yield from texts(tuple(value.args.values()))
+        elif isinstance(value, dict):
+            yield from texts((*value, *value.values()))
+        elif isinstance(value, list | tuple):
+            for item in value:
+                yield from texts(item)
+        elif isinstance(value, str):
+            yield value
+
+    readers = [
+        ("objectives", config.objective),
+        *(("regularizers", p) for p in config.regularizers),
+    ]
+    read = set(texts([part for _, part in readers]))
+    for kind, part in readers:
+        entry = registry.find(kind, part.name)
+        read |= set(entry.metadata.get("streams", ()))
+        read |= set(texts([p.default for p in entry.arguments().values()]))
+    return [name for name in config.data.streams if name not in read]
+
+
+def reads_index(config: Config) -> bool:
+    """True where the objective or a regularizer is registered with `index=True`."""
+    readers = [
+        ("objectives", config.objective),
+        *(("regularizers", p) for p in config.regularizers),
+    ]
+    return any(registry.find(kind, part.name).metadata.get("index") for kind, part in readers)
 
 
 def unit_of(kind: str, part: Part) -> str:
@@ -93,19 +176,25 @@ def check_held(config: Config, splits: Mapping[str, Split]) -> None:
 
 def _augmentations(parts: Sequence[Part], path: str, source: str, split: Split) -> None:
     spec = split.element_spec
+    stream = path.removesuffix("preprocess") if path.startswith("data.streams.") else ""
     for part in parts:
         entry = registry.find("augmentations", part.name)
         metadata = entry.metadata
         if path.endswith("preprocess") and entry.supplied()[0].annotation is jax.Array:
             raise UserError(
                 f"augmentation '{part.name}' draws at random, and config.{path} is done to "
-                "every batch alike: put it into config.augment"
+                f"every batch alike: put it into config.{stream}augment"
             )
         read = metadata.get("inputs", "image")
         if read not in spec:
             raise UserError(
                 f"augmentation '{part.name}' reads '{read}', and source '{source}' gives "
                 f"{shapes(split)}: set config.{path} to []"
+            )
+        if metadata.get("mixes") and "label" not in spec:
+            raise UserError(
+                f"augmentation '{part.name}' mixes labels, and config.{path} is of a stream "
+                "without: leave it out there"
             )
         if metadata.get("pixels") == "uint8" and spec[read].dtype != np.uint8:
             raise UserError(

@@ -20,24 +20,27 @@ from jaxdl.untrusted import check_plain, parse
 def summary(config: Config) -> str:
     """The config in a few lines: every field that a reader would want, parts on one line each."""
 
-    def is_set(value: Any) -> bool:
-        return value not in (None, (), {}) and value is not False
-
-    def said(value: Any) -> str:
-        if isinstance(value, Part):
-            return " ".join([value.name, *(f"{k}={said(v)}" for k, v in value.args.items())])
-        if dataclasses.is_dataclass(value):
-            fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-            return "  ".join(f"{k}={said(v)}" for k, v in fields.items() if is_set(v))
-        if isinstance(value, list | tuple):
-            return "(" + ", ".join(said(v) for v in value) + ")"
-        if isinstance(value, dict):
-            return "{" + ", ".join(f"{k}: {said(v)}" for k, v in value.items()) + "}"
-        return str(value)
-
     fields = [(f.name, getattr(config, f.name)) for f in dataclasses.fields(config)]
-    shown = [(name, value) for name, value in fields if is_set(value)]
-    return "\n".join(f"  {name:<15} {said(value)}" for name, value in shown)
+    shown = [(name, value) for name, value in fields if _is_set(value)]
+    return "\n".join(f"  {name:<15} {in_words(value)}" for name, value in shown)
+
+
+def in_words(value: Any) -> str:
+    """A part, a value or a dataclass of them on one line, as far as they are set."""
+    if isinstance(value, Part):
+        return " ".join([value.name, *(f"{k}={in_words(v)}" for k, v in value.args.items())])
+    if dataclasses.is_dataclass(value):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return "  ".join(f"{k}={in_words(v)}" for k, v in fields.items() if _is_set(v))
+    if isinstance(value, list | tuple):
+        return "(" + ", ".join(in_words(v) for v in value) + ")"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k}: {in_words(v)}" for k, v in value.items()) + "}"
+    return str(value)
+
+
+def _is_set(value: Any) -> bool:
+    return value not in (None, (), {}) and value is not False
 
 
 # From files

@@ -275,10 +275,9 @@ def _recorded(config: Config, workdir: Path) -> dict[str, Split] | None:
 
 
 def _without_order(config: Config) -> Config:
-    """The config of a run that does not train: the order of training examples is none."""
-    return dataclasses.replace(
-        config, data=dataclasses.replace(config.data, sampler=Data().sampler), early_stopping=None
-    )
+    """The config of a run that does not train: no order of examples, no further streams."""
+    data = dataclasses.replace(config.data, sampler=Data().sampler, streams={})
+    return dataclasses.replace(config, data=data, early_stopping=None)
 
 
 def _assembled(config: Config, splits: dict[str, Split] | None) -> Plan:

@@ -11,13 +11,15 @@ import numpy as np
 
 from jaxdl import tree
 from jaxdl.assemble import Plan, assemble
+from jaxdl.checks import unread_streams
 from jaxdl.cluster import hosts
 from jaxdl.cluster.signals import Interrupted, Stop, Stopping, stop_signals
 from jaxdl.cluster.watchdog import watchdog
 from jaxdl.config import Config
-from jaxdl.config_file import summary
+from jaxdl.config_file import in_words, summary
 from jaxdl.data.fingerprint import Fingerprint, merged
 from jaxdl.data.recorded import record
+from jaxdl.data.streams import MAIN
 from jaxdl.errors import UserError
 from jaxdl.init_from import read_beginning
 from jaxdl.judging import score
@@ -319,7 +321,18 @@ def run_metadata(plan: Plan, config: Config) -> dict[str, Any]:
         "steps": plan.steps,
         "data": {
             "source": config.data.source.name,
-            **{role: len(split) for role, split in plan.splits.items()},
+            **{role: len(s) for role, s in plan.splits.items() if not role.startswith("streams.")},
+            "subset": config.data.subset and in_words(config.data.subset),
+            "sampler": in_words(config.data.sampler),
+            "streams": {
+                name: {
+                    "source": (config.data.streams[name].source or config.data.source).name,
+                    "examples": len(stream.split),
+                    "batch_size": stream.batch_size,
+                }
+                for name, stream in plan.streams.items()
+                if name != MAIN
+            },
             "num_classes": train_split.num_classes,
             "class_names": list(train_split.class_names),
             "elements": record(train_split),
@@ -336,6 +349,8 @@ def _introduce(session: Session, state: TrainState, changes: list[str]) -> None:
     print(f"jaxdl  {config.model.name}, {tree.count(state.params):,} parameters")
     print(summary(config))
     print(f"  {'examples':<15} {sizes}")
+    for name in unread_streams(config):
+        print(f"  stream '{name}' changes nothing: no objective or regularizer names it")
     print(f"  {'devices':<15} {plan.mesh.size} x {jax.devices()[0].device_kind}")
     if plan.mesh.size > 1:
         sizes = " x ".join(f"{axis} {n}" for axis, n in plan.mesh.shape.items() if n > 1)

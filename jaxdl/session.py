@@ -16,9 +16,8 @@ from jaxdl.cluster.signals import Stop
 from jaxdl.config import Config
 from jaxdl.data.fingerprint import Fingerprint
 from jaxdl.data.multistep import multistep_batches, multistep_spec
-from jaxdl.data.pipeline import train_batches
+from jaxdl.data.pipeline import stream_batches
 from jaxdl.data.prefetch import Batches
-from jaxdl.data.streams import MAIN
 from jaxdl.errors import UserError
 from jaxdl.evaluation import evaluator, whole_split
 from jaxdl.held import GIB
@@ -320,11 +319,9 @@ def weights_of(
 
 def training_batches(config: Config, plan: Plan, start: int, stop: int) -> Batches:
     """Training batches from step `start` to `stop`."""
-    data, main = config.data, plan.streams[MAIN]
-    return train_batches(
-        main.split,
-        sampler=main.sampler,
-        batch_size=main.batch_size,
+    data = config.data
+    return stream_batches(
+        plan.streams,
         seed=config.seed,
         start=start,
         stop=stop,
@@ -337,8 +334,10 @@ def training_batches(config: Config, plan: Plan, start: int, stop: int) -> Batch
 
 def first_nonfinite(config: Config, plan: Plan, state: TrainState, step: int) -> str | None:
     """The first that is not finite when a state takes the step of a number; see `culprit`."""
-    main = plan.streams[MAIN]
-    examples = main.split.numbers(main.order(config.seed)(step))
+    examples = {
+        name: stream.split.numbers(stream.order(config.seed, name)(step))
+        for name, stream in plan.streams.items()
+    }
     with contextlib.closing(training_batches(config, plan, step, step + 1)) as batches:
         return nonfinite.first_nonfinite(
             plan.objective,

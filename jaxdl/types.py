@@ -14,6 +14,11 @@ A batch is a dict of arrays that share their first axis:
                         asks for it; see `progress_of`
     mixed_label, lam (b,)  int32, float32 in [0, 1]: of a mixture of two examples, the other one's
                         label, and the weight of the first one's `label` in it
+    index   (b,)          int32, the number of each example in its split, where it is asked for
+
+A training batch may hold batches of further streams, dicts of the same kind, under their names, and
+each of these its further views: batch["target"]["image"], batch["target"]["strong"]["image"]. A
+stream may have another number of examples than the batch that it stands in.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,6 +36,7 @@ VOID = 255
 Array = jax.Array
 PyTree = Any
 Batch = Mapping[str, Any]
+"""Arrays by name; those of further streams in batches of their own."""
 Metrics = dict[str, tuple[Array, Array]]
 """Name to (sum, count); merging two is addition, the value is sum / count."""
 
@@ -105,5 +111,5 @@ def mask_of(batch: Batch) -> Array:
     if "mask" in batch:
         mask: Array = batch["mask"].astype(jax.numpy.float32)
         return mask
-    first = next(iter(batch.values()))
+    first = next(x for x in batch.values() if not isinstance(x, Mapping))
     return jax.numpy.ones(first.shape[:1], jax.numpy.float32)

@@ -30,6 +30,7 @@ ROWS = [
     ["rundir"],
     ["report", "checks"],
     ["held", "networks"],
+    ["assemble_streams"],
     ["assemble"],
     ["init_from", "evaluation"],
     ["session"],

@@ -123,9 +123,9 @@ def test_labels_that_cannot_be_had_are_refused_in_one_line():
     with pytest.raises(UserError, match="cannot give them without decoding all"):
         open_split(lambda _: source, "train", memory=100, subset=some)
     assert len(open_split(lambda _: source, "train", memory=GIB, subset=some)) == 100
-    hidden = subset_of(bind("subsets", part("classes", keep=[0])), seed=3, labels=False)
-    with pytest.raises(UserError, match="subset 'classes' reads labels, and labels is false"):
-        open_split(lambda _: source, "train", memory=GIB, subset=hidden)
+    named = subset_of(bind("subsets", part("classes", keep=[0])), seed=3)
+    with pytest.raises(UserError, match="subset 'classes' reads the class of each example"):
+        open_split(lambda _: source, "train", memory=GIB, subset=named, labels=False)
 
 
 FAKE = Data(source=part("fake", size=(4, 4, 1), examples=100), batch_size=16)

@@ -32,7 +32,7 @@ def multistep_spec(
         )
         for name, stream in streams.items()
     }
-    return _joined(shape((), np.int32, everywhere), parts)
+    return _multistep(shape((), np.int32, everywhere), parts)
 
 
 def multistep_batches(
@@ -76,12 +76,12 @@ def multistep_batches(
         for steps in runs:
             parts = {name: (index_of(name, steps), whole[name]) for name in streams}
             count = np.int32(len(steps))
-            yield _joined(jax.make_array_from_process_local_data(everywhere, count, ()), parts)
+            yield _multistep(jax.make_array_from_process_local_data(everywhere, count, ()), parts)
 
     return Batches(made(), prefetch)
 
 
-def _joined(steps: jax.Array, parts: Mapping[str, tuple]) -> MultiStepBatch:
+def _multistep(steps: jax.Array, parts: Mapping[str, tuple]) -> MultiStepBatch:
     further = {name: part for name, part in parts.items() if name != MAIN}
     return MultiStepBatch(steps, *parts[MAIN], further)
 

@@ -5,8 +5,8 @@ at random by Grain. The bits are the same either way, whatever the number of thr
 """
 
 import functools
-from collections.abc import Callable, Iterator
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -16,6 +16,7 @@ from jaxdl.data.fingerprint import Fingerprint
 from jaxdl.data.prefetch import Batches
 from jaxdl.data.sampler import Order, Sampler, shuffle, train_indices
 from jaxdl.data.split import Split, open_split
+from jaxdl.data.streams import MAIN, TrainStream, joined
 from jaxdl.errors import UserError
 
 __all__ = ["Split", "evaluation_batches", "open_split", "train_batches", "train_indices"]
@@ -56,19 +57,62 @@ def train_batches(
     Returns:
         An iterator over dicts of global arrays with leading axis `batch_size`.
     """
-    rows, order = local_rows(sharding, batch_size), sampler(len(split), batch_size, seed)
+    return stream_batches(
+        {MAIN: TrainStream(split, sampler, batch_size)},
+        seed=seed,
+        start=start,
+        stop=stop,
+        sharding=sharding,
+        prefetch=prefetch,
+        threads=threads,
+        device_memory=device_memory,
+        placement=placement,
+    )
 
-    def indices(t: int) -> np.ndarray:
-        return order(t)[rows]
 
-    steps = range(start, stop)
-    if _on_device(split, sharding, device_memory, placement):
-        host = ({"index": indices(t).astype(np.int32)} for t in steps)
-        finish = _gather(split, sharding)
-    else:
-        host = _on_host(split, indices, steps, prefetch, threads)
-        finish = None
-    return Batches((_put(batch, batch_size, sharding) for batch in host), prefetch, finish)
+def stream_batches(
+    streams: Mapping[str, TrainStream],
+    *,
+    seed: int,
+    start: int,
+    stop: int,
+    sharding: Sharding,
+    prefetch: int = 2,
+    threads: int = 2,
+    device_memory: int = 0,
+    placement: Placement = "auto",
+) -> Batches:
+    """Training batches of several streams: those of the others stand in the main one's by name.
+
+    Arguments are those of `train_batches`; `device_memory` is for all streams together.
+    """
+    rows = {name: local_rows(sharding, s.batch_size) for name, s in streams.items()}
+    orders = {name: s.order(seed, name) for name, s in streams.items()}
+    picks = {}
+    for name, stream in streams.items():
+        if _on_device(stream.split, sharding, device_memory, placement):
+            picks[name] = _gather(stream.split, sharding)
+            device_memory -= stream.split.nbytes
+
+    def read(t: int) -> dict[str, dict[str, np.ndarray]]:
+        parts = {}
+        for name, stream in streams.items():
+            index = orders[name](t)[rows[name]]
+            here = name in picks
+            parts[name] = (
+                {"index": index.astype(np.int32)} if here else stream.split.examples(index)
+            )
+        return parts
+
+    def put(parts: dict[str, dict[str, np.ndarray]]) -> dict[str, dict[str, jax.Array]]:
+        return {k: _put(part, streams[k].batch_size, sharding) for k, part in parts.items()}
+
+    def finish(parts: dict[str, dict[str, jax.Array]]) -> dict[str, Any]:
+        return joined({k: picks[k](part) if k in picks else part for k, part in parts.items()})
+
+    reads_disk = any(not s.split.in_memory for s in streams.values())
+    host = _in_order(read, range(start, stop), reads_disk, prefetch, threads)
+    return Batches((put(parts) for parts in host), prefetch, finish)
 
 
 def evaluation_batches(
@@ -103,7 +147,8 @@ def evaluation_batches(
         return np.where(positions < n, positions * len(split) // n, 0)
 
     def masked() -> Iterator[dict[str, jax.Array]]:
-        host = _on_host(split, indices, steps, prefetch, threads)
+        read = lambda t: split.examples(indices(t))
+        host = _in_order(read, steps, not split.in_memory, prefetch, threads)
         for t, batch in zip(steps, host, strict=True):
             valid = (t * batch_size + rows < n) | bool(order)
             if fingerprint:
@@ -149,18 +194,19 @@ def _put(batch: dict[str, np.ndarray], batch_size: int, sharding: Sharding) -> d
     }
 
 
-def _on_host(
-    split: Split, indices: Callable[[int], np.ndarray], steps: range, prefetch: int, threads: int
-) -> Iterator[dict[str, np.ndarray]]:
-    if split.in_memory or not steps:
-        yield from (split.examples(indices(t)) for t in steps)
+def _in_order(
+    read: Callable[[int], Any], steps: range, reads_disk: bool, prefetch: int, threads: int
+) -> Iterator[Any]:
+    """Results of `read` for each step, in order; from disk they are read by several threads."""
+    if not reads_disk or not steps:
+        yield from map(read, steps)
         return
     import grain  # half a second that data in memory need not wait for
 
     # One element of the Grain data set is one batch, so that a source can read it in one request.
     whole = grain.MapDataset.range(steps.start, steps.stop)
-    read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, prefetch))
-    batches = iter(whole.map(lambda t: split.examples(indices(int(t)))).to_iter_dataset(read))
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, prefetch))
+    batches = iter(whole.map(lambda t: read(int(t))).to_iter_dataset(options))
     try:
         yield from batches
     finally:

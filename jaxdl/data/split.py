@@ -15,6 +15,9 @@ from jaxdl.data.source import Source
 from jaxdl.errors import UserError
 from jaxdl.types import VOID
 
+LABELS = ("label",)
+"""Keys of an example that say of which class it is."""
+
 _NUMBERS = (jnp.bool_, jnp.integer, jnp.floating)
 _CHUNK = 256  # records that one thread decodes at a time
 
@@ -31,6 +34,7 @@ class Split:
         class_names: the name of every class, or nothing.
         num_classes: of labels, or of tokens, the size of their vocabulary; None without either.
         rows: of a subset, the numbers that its examples have in the whole split.
+        numbered: examples have their number in the split as `index`, () int32.
     """
 
     name: str
@@ -40,6 +44,7 @@ class Split:
     class_names: tuple[str, ...]
     num_classes: int | None
     rows: np.ndarray | None = None
+    numbered: bool = False
 
     def __len__(self) -> int:
         return len(self.source)
@@ -103,13 +108,31 @@ class Split:
         """The numbers of examples in the whole split, where this is a subset of it."""
         return np.asarray(indices) if self.rows is None else self.rows[indices]
 
+    def without_labels(self) -> "Split":
+        """The split without what says of which class its examples are."""
+        keep = lambda arrays: {k: x for k, x in arrays.items() if k not in LABELS}
+        arrays = self.arrays and keep(self.arrays)
+        return dataclasses.replace(self, arrays=arrays, element_spec=keep(self.element_spec))
+
+    def with_numbers(self) -> "Split":
+        """The split with each example's number, from 0, as `index`."""
+        number = np.arange(len(self), dtype=np.int32)
+        return dataclasses.replace(
+            self,
+            arrays=self.arrays and self.arrays | {"index": number},
+            element_spec=self.element_spec | {"index": jax.ShapeDtypeStruct((), np.int32)},
+            numbered=True,
+        )
+
     def examples(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """Examples by number: arrays whose leading axis is as long as `indices`."""
         if self.arrays is not None:
             return {name: np.take(array, indices, axis=0) for name, array in self.arrays.items()}
         records = self.source.read(indices)
-        columns = {}
+        columns = {"index": np.asarray(indices, np.int32)} if self.numbered else {}
         for name, spec in self.element_spec.items():
+            if name in columns:
+                continue
             values = [_array(name, record.get(name), self.name) for record in records]
             for i, value in zip(self.numbers(indices), values, strict=True):
                 if value.shape != spec.shape:
@@ -127,6 +150,7 @@ def open_split(
     num_classes: int | None = None,
     threads: int = 2,
     subset: Callable[[Split], np.ndarray] | None = None,
+    labels: bool = True,
 ) -> Split:
     """Open a split, check it, and decode it once if it fits in memory.
 
@@ -139,6 +163,7 @@ def open_split(
         threads: readers while decoding.
         subset: gives the numbers of the examples to keep, of the split that it is given. What it
             leaves out is not decoded, unless the labels it reads can be had in no other way.
+        labels: false leaves labels out: nothing sees them, the subset neither.
 
     Raises:
         UserError: an empty split, a label outside [0, num_classes), records of different shapes.
@@ -154,6 +179,7 @@ def open_split(
     first = {name: _array(name, value, split) for name, value in source[0].items()}
     spec = {name: jax.ShapeDtypeStruct(a.shape, _dtype(name, a)) for name, a in first.items()}
     _check_spec(spec, split)
+    spec = {name: s for name, s in spec.items() if labels or name not in LABELS}
     num_classes = source.num_classes or len(source.class_names) or num_classes
     opened = Split(split, source, None, spec, source.class_names, num_classes)
     in_columns = isinstance(source.records, Columns)
@@ -164,6 +190,7 @@ def open_split(
         columns = {
             name: array.reshape(len(source), *spec[name].shape)
             for name, array in source.records.arrays.items()
+            if name in spec
         }
         arrays = _canonical(columns, spec, num_classes, split, np.arange(len(source)))
     elif opened.nbytes <= memory:

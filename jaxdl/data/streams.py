@@ -4,14 +4,13 @@ The main one, under the name '', is what `data.source` and its neighbours in a c
 """
 
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxdl.data.sampler import Order, Sampler, stream_seed
 from jaxdl.data.split import Split
-from jaxdl.errors import UserError
 from jaxdl.registry import name_of, supplied, supply
 
 MAIN = ""
@@ -24,6 +23,8 @@ class TrainStream(NamedTuple):
     split: Split
     sampler: Sampler
     batch_size: int
+    is_fixed: bool = False
+    """The batch keeps its size where other sizes of the main one are tried."""
 
     def order(self, seed: int, name: str = MAIN) -> Order:
         """t -> rows of the split that are batch t, for the seed of a run.
@@ -35,20 +36,21 @@ class TrainStream(NamedTuple):
         return self.sampler(len(self.split), self.batch_size, stream_seed(seed, name))
 
 
-def sampler_of(build: Callable[..., Order], split: Split, labels: bool = True) -> Sampler:
+def joined(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """One batch of those of all streams: the main one's arrays, the others in dicts by name."""
+    return {**parts[MAIN], **{name: part for name, part in parts.items() if name != MAIN}}
+
+
+def sampler_of(build: Callable[..., Order], split: Split) -> Sampler:
     """A sampler that has the labels of a split where it declares them.
 
     Args:
         build: a bound builder of the kind `samplers`.
         split: the examples.
-        labels: whether they may be seen.
     """
-    name = name_of(build)
-
     reads = "labels" in supplied(build)
-    if reads and not labels:
-        raise UserError(f"sampler '{name}' reads labels, and labels is false")
-    return functools.partial(_order, build, split.labels(f"sampler '{name}'") if reads else None)
+    labels = split.labels(f"sampler '{name_of(build)}'") if reads else None
+    return functools.partial(_order, build, labels)
 
 
 def _order(

@@ -132,15 +132,12 @@ def _by_class(n: int, labels: np.ndarray | None, seed: int, drawn: int) -> list[
     return np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
 
 
-def subset_of(
-    build: Callable[..., np.ndarray], seed: int, labels: bool = True
-) -> Callable[[Split], np.ndarray]:
+def subset_of(build: Callable[..., np.ndarray], seed: int) -> Callable[[Split], np.ndarray]:
     """A function that gives the rows of a split that a subset takes, for `open_split`.
 
     Args:
         build: a bound builder of the kind `subsets`.
         seed: of the run.
-        labels: whether they may be seen.
 
     Raises:
         UserError: by the function, of a subset that takes all or none, or cannot have labels.
@@ -151,7 +148,7 @@ def subset_of(
             build,
             n=len(split),
             seed=seed,
-            labels=_labels(build, split, labels),
+            labels=_labels(build, split),
             class_names=split.class_names,
             num_classes=split.num_classes,
         )
@@ -167,16 +164,15 @@ def subset_of(
     return rows_of
 
 
-def _labels(build: Callable[..., np.ndarray], split: Split, seen: bool) -> np.ndarray | None:
+def _labels(build: Callable[..., np.ndarray], split: Split) -> np.ndarray | None:
     """Labels for a subset that declares them; None where it can do without them."""
     declared = supplied(build).get("labels")
     if declared is None:
         return None
     is_needed = type(None) not in typing.get_args(declared.annotation)
-    if is_needed and not seen:
-        raise UserError(f"subset '{name_of(build)}' reads labels, and labels is false")
-    can_be_had = seen and split.has_classes
-    return split.labels(f"subset '{name_of(build)}'") if is_needed or can_be_had else None
+    if not is_needed and not split.has_classes:
+        return None
+    return split.labels(f"subset '{name_of(build)}'")
 
 
 def reads_seed(build: Callable[..., np.ndarray]) -> bool:

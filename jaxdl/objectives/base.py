@@ -1,5 +1,6 @@
 """Building blocks of objectives: a model with the one cast at its boundary, and augmentation."""
 
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
@@ -252,8 +253,47 @@ def preparation(preprocess: Sequence[Transform]) -> Callable[[Batch], Batch]:
     return prepare
 
 
+class StreamTransforms(NamedTuple):
+    """Transforms of the batches of a further stream."""
+
+    augment: Sequence[Transform] = ()
+    preprocess: Sequence[Transform] = ()
+    views: Mapping[str, Sequence[Transform]] = {}
+    """By name, what is done to the same examples in place of `augment`."""
+
+    def __call__(self, batch: Batch, key: Array | None) -> Batch:
+        """The batch transformed, with its views by name; without a key, as evaluation sees it."""
+        prepare = preparation(self.preprocess)
+
+        def seen(transforms: Sequence[Transform], key: Array | None) -> Batch:
+            if key is None:
+                return prepare(batch)
+            return prepare(_randomly(transforms, batch, jax.random.split(key, len(transforms))))
+
+        views = {
+            name: seen(transforms, _named_key(key, name)) for name, transforms in self.views.items()
+        }
+        return {**seen(self.augment, key), **views}
+
+
+def _named_key(key: Array | None, name: str) -> Array | None:
+    # A hash of the name, beyond the small numbers by which keys are split.
+    return None if key is None else jax.random.fold_in(key, jnp.uint32(zlib.crc32(name.encode())))
+
+
+def _randomly(
+    transforms: Sequence[Transform], batch: Batch, keys: Array | Sequence[Array]
+) -> Batch:
+    for transform, key in zip(transforms, keys, strict=True):
+        batch = transform(key, batch)
+    return batch
+
+
 def augmented(
-    objective: Objective, augment: Sequence[Transform] = (), preprocess: Sequence[Transform] = ()
+    objective: Objective,
+    augment: Sequence[Transform] = (),
+    preprocess: Sequence[Transform] = (),
+    streams: Mapping[str, StreamTransforms] = {},  # noqa: B006, never changed
 ) -> Objective:
     """The same objective on transformed batches.
 
@@ -261,20 +301,32 @@ def augmented(
         objective: what sees the transformed batches.
         augment: random, applied to training batches only, each with a key of its own.
         preprocess: deterministic, applied to every batch after augmentation, with no key.
+        streams: what is done to the batches that stand in a training batch, by their names.
     """
-
     prepared = preparation(preprocess)
 
+    def own(batch: Batch) -> Batch:
+        return {name: x for name, x in batch.items() if name not in streams}
+
+    def further(batch: Batch, key: Array | None) -> Batch:
+        return {
+            name: transform(batch[name], _named_key(key, name))
+            for name, transform in streams.items()
+        }
+
+    def init(key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
+        return objective.init(key, {**prepared(own(batch)), **further(batch, None)})
+
     def loss(params: PyTree, variables: PyTree, batch: Batch, key: Array) -> tuple[Array, Aux]:
+        others = further(batch, key)
         key, *keys = jax.random.split(key, len(augment) + 1)
-        for transform, k in zip(augment, keys, strict=True):
-            batch = transform(k, batch)
-        return objective.loss(params, variables, prepared(batch), key)
+        batch = prepared(_randomly(augment, own(batch), keys))
+        return objective.loss(params, variables, {**batch, **others}, key)
 
     return objective._replace(
-        init=lambda key, batch: objective.init(key, prepared(batch)),
+        init=init,
         loss=loss,
         predict=lambda params, variables, batch, key=None: objective.predict(
-            params, variables, prepared(batch), key
+            params, variables, prepared(own(batch)), key
         ),
     )

@@ -72,7 +72,7 @@ def find_batch_size(config: Config, *, share: float = 0.9, largest: int = 65536)
 
 def _timed(step: Step, state: TrainState, spec: PyTree) -> tuple[TrainState, float]:
     """The state after some steps on zeros, and the seconds that one took."""
-    zeros = {k: jnp.zeros(s.shape, s.dtype, device=s.sharding) for k, s in spec.items()}
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype, device=s.sharding), spec)
     state, _ = jax.block_until_ready(step(state, zeros))
     clock = time.perf_counter()
     for _ in range(STEPS):

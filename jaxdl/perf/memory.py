@@ -75,12 +75,16 @@ def estimate(config: Config, plan: Plan, each: float | None = None) -> Estimate:
 def activation_bytes(objective: Objective, state: PyTree, spec: PyTree) -> float:
     """Bytes that one example's forward pass keeps for the backward pass."""
 
+    main = next(s.shape[0] for s in spec.values() if not isinstance(s, dict))
+
     def kept(examples: int) -> int:
         def residuals(params: PyTree, variables: PyTree, batch: PyTree, key: jax.Array) -> PyTree:
             return jax.vjp(lambda p: objective.loss(p, variables, batch, key)[0], params)[1]
 
-        resized = lambda s: jax.ShapeDtypeStruct((examples, *s.shape[1:]), s.dtype)
-        batch = {k: resized(s) for k, s in spec.items()}
+        # A further stream's part of the batch grows with it.
+        size = lambda s: max(1, round(examples * s.shape[0] / main))
+        resized = lambda s: jax.ShapeDtypeStruct((size(s), *s.shape[1:]), s.dtype)
+        batch = jax.tree.map(resized, spec)
         shapes = jax.eval_shape(residuals, state.params, state.all_variables, batch, state.key)
         return sum(_size(leaf) for leaf in jax.tree.leaves(shapes))
 
@@ -167,6 +171,8 @@ def _smaller_images(
 
 def _resized(split: Split, side: int) -> Split:
     """A split as it would be with square images of this side, and maps of labels like them."""
+    if "image" not in split.element_spec:
+        return split  # of another stream
     area = split.element_spec["image"].shape[:2]
     fit = lambda s: (side, side, *s.shape[2:]) if s.shape[:2] == area else s.shape
     spec = {k: jax.ShapeDtypeStruct(fit(s), s.dtype) for k, s in split.element_spec.items()}

@@ -256,7 +256,7 @@ class Population(Session):
 
         def step(states: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
             def one(state: TrainState, own: Mapping[str, Array], order: Array | None):
-                mine = {k: x[0 if order is None else order] for k, x in batch.items()}
+                mine = jax.tree.map(lambda x: x[0 if order is None else order], batch)
                 return self._planned(own).phases[phase][1](state, mine)
 
             axes = (0, 0, None if which is None else 0)

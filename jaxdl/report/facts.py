@@ -174,6 +174,8 @@ def summary(
     speed = speed[np.isfinite(speed)]
     names = ["train", *(held_of(config) if config else ("validation", "test"))]
     sizes = [f"{text.number(data[s])} {s}" for s in names if data.get(s)]
+    streams = section(data, "streams")
+    sizes += [f"{text.number(section(streams, s).get('examples', 0))} {s}" for s in streams]
     compiled = manifest.get("compile_seconds")
     time = text.seconds(manifest["seconds"]) if manifest.get("seconds") is not None else None
     if time and compiled is not None:
@@ -187,6 +189,7 @@ def summary(
         if len(speed)
         else None,
         "Examples": ", ".join(sizes),
+        "Subset": data.get("subset"),
         "Classes": _known(data.get("num_classes")),
     }
     return [(term, figure) for term, figure in terms.items() if figure]

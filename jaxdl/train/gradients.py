@@ -33,7 +33,8 @@ def split_microbatches(batch: Batch, n: int) -> Batch:
     def cut(x: Array) -> Array:
         return x.reshape(x.shape[0] // n, n, *x.shape[1:]).swapaxes(0, 1)
 
-    return {name: cut(x) for name, x in batch.items()}
+    micro: Batch = jax.tree.map(cut, batch)
+    return micro
 
 
 def accumulate_grads(

@@ -5,7 +5,7 @@ and is done when a run has diverged, or when somebody asks.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -29,7 +29,7 @@ def first_nonfinite(
     step: int,
     *,
     micro_batches: int = 1,
-    examples: Sequence[int] | np.ndarray | None = None,
+    examples: Mapping[str, Sequence[int] | np.ndarray] | None = None,
 ) -> str | None:
     """The first value that is not finite when this state takes this step, in words; None if none.
 
@@ -43,20 +43,22 @@ def first_nonfinite(
         batch: of the step.
         step: its number; randomness follows from it.
         micro_batches: how many the batch is cut into.
-        examples: the number of each example of the batch, to name those that are not finite.
+        examples: the number of each example of the batch, to name those that are not finite, by
+            stream, '' the main one.
     """
     for name, leaf in tree.flatten({"params": state.params, **state.all_variables}).items():
         if not _finite(leaf):
             return f"{name} before the step"
-    for name, values in batch.items():
+    for name, values in tree.flatten(batch).items():
         if not _finite(values):
-            return f"'{name}' of the batch{_whose(values, examples)}"
+            whose = _whose(values, (examples or {}).get(name.rpartition("/")[0]))
+            return f"'{name}' of the batch{whose}"
     key = jax.random.fold_in(state.key, step)
     variables = state.all_variables
     for i in range(micro_batches):
         part, own = batch, key
         if micro_batches > 1:
-            part = {k: v[i::micro_batches] for k, v in batch.items()}
+            part = jax.tree.map(lambda x, i=i: x[i::micro_batches], batch)
             own = jax.random.fold_in(key, jnp.uint32(i))
         found, variables = _forward(objective, state.params, variables, part, own)
         if found:

@@ -77,7 +77,7 @@ def new_state(
 ) -> TrainState:
     """A state before its first step: pure, to be traced by `init_state` and `abstract_state`."""
     init_key = jax.random.split(key)[0]
-    batch = {k: jnp.zeros(s.shape, s.dtype) for k, s in batch_spec.items()}
+    batch = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), dict(batch_spec))
     params, variables = objective.init(init_key, batch)
     variables, constant = split_constant(variables)
     return TrainState(
