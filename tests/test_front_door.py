@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import importlib
 import json
+import os
 import pkgutil
 import pydoc
 import subprocess
@@ -193,3 +194,27 @@ def test_fit_of_a_population_gives_the_best_member(tmp_path):
 def test_what_fit_is_not_given(tmp_path):
     with pytest.raises(UserError, match=r"such as jaxdl.load\('cnn'\) gives, not a str"):
         jaxdl.fit("cnn", tmp_path)
+
+
+TAB = """
+from IPython.core.completer import provisionalcompleter
+from IPython.core.interactiveshell import InteractiveShell
+
+shell = InteractiveShell()
+shell.run_cell("import jaxdl")
+with provisionalcompleter():
+    for typed in ('jaxdl.', 'jaxdl.losses["fo', 'jaxdl.optim["adamw', 'jaxdl.train.ste'):
+        print(*(c.text for c in shell.Completer.completions(typed, len(typed))))
+"""
+
+
+def test_tab_in_ipython(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", TAB], cwd=ROOT, text=True, capture_output=True,
+        env={**os.environ, "IPYTHONDIR": str(tmp_path), "JAX_PLATFORMS": "cpu"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    names, losses, optimizers, files = (line.split() for line in done.stdout.splitlines())
+    rooms = {name.removeprefix("jaxdl.") for name in ROOMS if name.count(".") == 1}
+    assert OFFERED | rooms <= set(names)
+    assert losses == ["focal", "focal_tversky"] and optimizers == ["adamw"] and files == ["step"]
