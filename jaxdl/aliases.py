@@ -78,6 +78,12 @@ def current_config(tree: dict[str, Any]) -> dict[str, Any]:
             and isinstance(part.get("args"), dict)
         ):
             part["args"] = {arguments.get(key, key): value for key, value in part["args"].items()}
+    source = _at(tree, "data.source")
+    if isinstance(source, dict) and source.get("name") == "translation":
+        arguments = dict(source.get("args") or {})
+        if isinstance(arguments.get("vocabulary"), int):
+            words = {"name": "words", "args": {"size": arguments.pop("vocabulary")}}
+            source["args"] = {**arguments, "tokenizer": words}
     return _with_attention(tree)
 
 
@@ -97,6 +103,8 @@ def _with_attention(tree: dict[str, Any]) -> dict[str, Any]:
     if (is_text or str(model.get("name")).startswith("vit_")) and args.get("attend") in ATTENTIONS:
         args["attention"] = ATTENTIONS[args.pop("attend")]
     if is_text:
+        if model["name"] == "transformer_encoder":
+            args.pop("vocabulary", None)  # it is the source's
         length = args.pop("max_length", MAX_LENGTH)
         if "positions" in args:
             name = args.pop("positions")

@@ -147,8 +147,9 @@ def assemble(
     streams = train_streams(config, parts, splits)
     steps, in_steps = durations(config, len(splits["train"]))
     num_classes = splits["train"].num_classes
-    known = {"num_classes": num_classes, "mesh": mesh, "total_steps": steps}
-    make = functools.partial(registry.supply, **known)
+    vocabulary = splits["train"].vocabulary
+    known = {"num_classes": num_classes, "vocabulary": vocabulary}
+    make = functools.partial(registry.supply, mesh=mesh, total_steps=steps, **known)
     module = make(parts.one("model"))
     check_fit(config, module, splits["train"])
     check_held(config, splits)
@@ -163,7 +164,7 @@ def assemble(
         remat=config.gradient.remat,
         float32=precision.float32,
         norm_parts=1 if config.sync_norms else batch_shards(mesh),
-        num_classes=num_classes,
+        **known,
     )
     networks = network_specs(config, parts)
     of_model = functools.partial(_objective, config, parts, make=make, networks=networks)

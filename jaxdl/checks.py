@@ -155,6 +155,12 @@ def check_fit(config: Config, module: Any, train: Split) -> None:
                 f"model '{config.model.name}' reads '{name}', and source '{source}' gives "
                 f"{shapes(train)}"
             )
+    asked = registry.supplied(registry.find("models", config.model.name).build)
+    if "vocabulary" in asked and train.vocabulary is None:
+        raise UserError(
+            f"model '{config.model.name}' needs a vocabulary, and source '{source}' does not say "
+            f"how many tokens there are: it gives {shapes(train)}"
+        )
     _same_unit(config, getattr(module, "unit", None))
     given, wanted = _label_of(train), unit_of("objectives", config.objective)
     if wanted != "token" and given != wanted:

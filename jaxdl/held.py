@@ -65,7 +65,7 @@ def open_splits(
         )
         first = next(iter(splits.values()))
         num_classes = first.num_classes
-        if num_classes is None:
+        if num_classes is None and first.vocabulary is None:
             raise UserError(f"source '{config.data.source.name}' has no labels to learn")
         _check_alike(role, own, splits[role], first)
     return splits

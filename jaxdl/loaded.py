@@ -23,7 +23,7 @@ from jaxdl.config import Config, Data, held_of
 from jaxdl.data.images import as_stored
 from jaxdl.data.recorded import record, recorded
 from jaxdl.data.split import Split
-from jaxdl.data.vocabulary import vocabulary_of
+from jaxdl.data.tokenizers import recorded_tokenizer
 from jaxdl.errors import UserError, choices
 from jaxdl.evaluation import evaluator, whole_split
 from jaxdl.hub.load import save
@@ -53,7 +53,7 @@ class LoadedRun:
     def class_names(self) -> tuple[str, ...]:
         """The name of every class; their numbers where they have no names."""
         split = self.plan.splits["train"]
-        return split.class_names or tuple(str(i) for i in range(split.num_classes))
+        return split.class_names or tuple(str(i) for i in range(split.num_classes or 0))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -101,15 +101,17 @@ class LoadedRun:
         split = self.plan.splits["train"]
         if "tokens" not in split.element_spec:
             raise UserError(f"this run writes no text: it reads {shapes(split)}")
-        vocabulary = vocabulary_of(split.class_names, split.num_classes)
+        if split.tokenizer is None:
+            raise UserError("this run's tokens are not of a text: its source has no tokenizer")
+        text = split.tokenizer
         room = split.element_spec["tokens"].shape[0]
-        tokens, batch = vocabulary.encode(prompt), {}
+        tokens, batch = text.encode(prompt), {}
         if "source" in split.element_spec:
             read = split.element_spec["source"].shape[0]
-            source = [*tokens[: read - 1], vocabulary.end]
+            source = [*tokens[: read - 1], text.end]
             batch["source"] = np.array([source + [PADDING] * (read - len(source))], np.int32)
             tokens = []
-        first = [*vocabulary.start, *tokens]
+        first = [*text.start, *tokens]
         if not first:
             raise UserError("an empty text does not go on")
         if length is not None and length >= room:
@@ -118,8 +120,8 @@ class LoadedRun:
         total = min(room, len(kept) + length) if length else room
         given = np.array([kept], np.int32)
         weights = (self.params, self.variables)
-        written = self._write(*weights, batch, given, total, vocabulary.end)
-        return vocabulary.decode(np.asarray(written)[0, len(kept) :].tolist())
+        written = self._write(*weights, batch, given, total, text.end)
+        return text.decode(np.asarray(written)[0, len(kept) :].tolist())
 
     @functools.cached_property
     def _write(self) -> Callable[..., Array]:
@@ -264,13 +266,14 @@ def _recorded(config: Config, workdir: Path) -> dict[str, Split] | None:
     data, opened = read_manifest(workdir).get("data", {}), {}
     names = {"train": config.data.train} | {k: held.split for k, held in held_of(config).items()}
     roles = [role for role in names if role in data]
-    if not (roles and data.get("num_classes")):
+    if not (roles and (data.get("num_classes") or data.get("vocabulary"))):
         return None
     if "elements" not in data:
         smallest = min(roles, key=data.get)
-        opened = open_splits(config, (smallest,), num_classes=data["num_classes"])
+        opened = open_splits(config, (smallest,), num_classes=data.get("num_classes"))
     elements = data.get("elements") or record(next(iter(opened.values())))
-    about = (elements, data.get("class_names", ()), data["num_classes"])
+    text = (recorded_tokenizer(data), data.get("vocabulary"))
+    about = (elements, data.get("class_names", ()), data.get("num_classes"), *text)
     return {r: recorded(names[r], data[r], *about) for r in roles} | opened
 
 

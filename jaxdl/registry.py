@@ -52,6 +52,7 @@ ROOMS = {
     "precisions": "jaxdl.train",
     "sinks": "jaxdl.rundir",
     "sources": "jaxdl.data",
+    "tokenizers": "jaxdl.data",
     "subsets": "jaxdl.data",
     "samplers": "jaxdl.data",
     "weights": "jaxdl.hub.names",

@@ -1,6 +1,7 @@
 """The story of a run: assemble, fit, report."""
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -335,6 +336,8 @@ def run_metadata(plan: Plan, config: Config) -> dict[str, Any]:
             },
             "num_classes": train_split.num_classes,
             "class_names": list(train_split.class_names),
+            "vocabulary": train_split.vocabulary,
+            "tokenizer": train_split.tokenizer and dataclasses.asdict(train_split.tokenizer.part),
             "elements": record(train_split),
         },
     }

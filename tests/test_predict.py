@@ -13,7 +13,6 @@ from test_outputs import CONFIG
 from jaxdl.assemble import assemble
 from jaxdl.config import Config, Data, Evaluation, Log, part
 from jaxdl.data.images import load
-from jaxdl.data.vocabulary import vocabulary_of
 from jaxdl.errors import UserError
 from jaxdl.loaded import load_run
 from jaxdl.main import main
@@ -198,14 +197,3 @@ def test_a_language_model_goes_on_with_a_text(tmp_path, capsys):
     assert json.loads(row)["text"] == "a"
     assert "--top-k changes nothing" in refused(capsys, tmp_path / "run", "--top-k", 2)
     assert "17 tokens" in refused(capsys, tmp_path / "run", "--text", "a", "--length", 17)
-
-
-def test_words_and_bytes_come_back():
-    names = ("<padding>", "<unknown>", "<start>", "<end>", "ein", "hund")
-    words = vocabulary_of(names, 6)
-    assert words.encode("Ein Hund !") == [4, 5, 1]
-    assert words.decode([2, 4, 5, 3, 0]) == "ein hund"
-    plain = vocabulary_of((), 257)
-    assert plain.decode([*plain.encode("näher"), 0]) == "näher"
-    with pytest.raises(UserError, match="neither bytes nor words"):
-        vocabulary_of((), 50)

@@ -7,7 +7,7 @@ import pytest
 
 from jaxdl.config import part
 from jaxdl.data import open_split
-from jaxdl.data.pairs import SPECIAL, most_frequent, words
+from jaxdl.data.tokenizers import SPECIAL, most_frequent, words
 from jaxdl.errors import UserError
 from jaxdl.metrics.language import exp_of_mean
 from jaxdl.registry import bind
@@ -36,7 +36,7 @@ def test_windows_hold_the_whole_text_once(tmp_path, n):
     assert len(text_of(parts[0])) == round(0.9 * n)
     for split in parts:
         tokens = split.arrays["tokens"]
-        assert tokens.shape[1] == 9 and tokens.dtype == np.int32 and split.num_classes == 257
+        assert tokens.shape[1] == 9 and tokens.dtype == np.int32 and split.vocabulary == 257
         np.testing.assert_array_equal(tokens[1:, 0], tokens[:-1, -1])
 
 
@@ -73,7 +73,8 @@ def test_a_text_that_cannot_be_read_is_told(tmp_path):
 def test_a_reversal_is_backwards():
     parts = [opened("reversal", s, length=6, symbols=5, examples=50) for s in SPLITS]
     assert [len(p) for p in parts] == [50, 5, 5]
-    assert parts[0].num_classes == 9 and parts[0].class_names == (*SPECIAL, *"01234")
+    assert parts[0].vocabulary == 9 and parts[0].num_classes is None
+    assert parts[0].tokenizer.decode([2, 4, 8, 3, 0]) == "0 4"
     seen = set()
     for split in parts:
         for source, tokens in zip(split.arrays["source"], split.arrays["tokens"], strict=True):
@@ -126,15 +127,16 @@ def test_real_shakespeare_has_its_published_length():
 def test_real_sentences_can_be_read_back():
     args = {"dataset": "multi30k_de_en", "source": "de", "target": "en"}
     split = opened("translation", "train[:2]", **args)
-    assert split.num_classes == 8000
-    say = lambda row: " ".join(split.class_names[i] for i in row if i)
+    assert split.vocabulary == 8000 and split.num_classes is None
+    say = lambda row: split.tokenizer.decode(row)
+    assert list(split.arrays["tokens"][0][[0, 12]]) == [2, 3]
     assert say(split.arrays["tokens"][0]) == (
-        "<start> two young , white males are outside near many bushes . <end>"
+        "two young , white males are outside near many bushes ."
     )
     assert say(split.arrays["source"][0]).startswith("zwei junge weiße männer sind im freien")
-    assert say(split.arrays["source"][0]).endswith(". <end>")
+    assert say(split.arrays["source"][0]).endswith(".")
     test = opened("translation", "test", **args)
-    assert len(test) == 1000 and test.class_names == split.class_names
+    assert len(test) == 1000 and test.tokenizer is split.tokenizer
     assert test.element_spec["tokens"] == jax.ShapeDtypeStruct((34,), np.int32)
     # Of the words of new sentences few are unknown.
     written = test.arrays["tokens"]

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxdl.data.source import Source
 from jaxdl.data.split_spec import names, resolve
+from jaxdl.data.tokenizers import Tokenizer
 from jaxdl.errors import UserError
 from jaxdl.registry import register
 
@@ -48,8 +49,18 @@ def from_arrays(
     arrays: Mapping[str, np.ndarray],
     class_names: tuple[str, ...] = (),
     num_classes: int | None = None,
+    *,
+    tokenizer: Tokenizer | None = None,
+    vocabulary: int | None = None,
 ) -> Source:
     """A source of arrays that share their first axis, such as `image` (n, h, w, c), `label` (n,).
+
+    Args:
+        arrays: by key of a batch.
+        class_names: of the labels.
+        num_classes: of the labels.
+        tokenizer: of `tokens`, if they are of a text.
+        vocabulary: of `tokens` without a tokenizer.
 
     Raises:
         UserError: no arrays, or arrays of different lengths.
@@ -61,7 +72,7 @@ def from_arrays(
     if len(set(lengths.values())) > 1:
         raise UserError(f"arrays of one split differ in length: {lengths}")
     labels = (lambda: columns["label"]) if "label" in columns else None
-    return Source(Columns(columns), tuple(class_names), num_classes, labels)
+    return Source(Columns(columns), tuple(class_names), num_classes, labels, tokenizer, vocabulary)
 
 
 @register("sources")

@@ -4,10 +4,10 @@
 models have one table of embeddings, and are padded to one length.
 """
 
-import collections
 import functools
-import re
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,13 +16,11 @@ from jaxdl.data.arrays import check_room, from_arrays
 from jaxdl.data.source import Source
 from jaxdl.data.split_spec import names, resolve, select
 from jaxdl.data.tfds_source import prepared
+from jaxdl.data.tokenizers import SPECIAL, START, Tokenize, learnt, word_tokenizer
 from jaxdl.errors import UserError, choices
 from jaxdl.registry import register
 from jaxdl.types import END, PADDING
 
-SPECIAL = ("<padding>", "<unknown>", "<start>", "<end>")
-UNKNOWN, START = 1, 2
-_WORD = re.compile(r"\w+|[^\w\s]")
 _SPLITS = ("train", "validation", "test")
 
 
@@ -59,8 +57,8 @@ def reversal(
         n = random.integers(-(-length // 2), length + 1)
         sequences.append(len(SPECIAL) + random.integers(0, symbols, n))
     pairs = [(s, s[::-1]) for s in sequences]
-    vocabulary = (*SPECIAL, *(str(i) for i in range(symbols)))
-    return from_arrays(_arrays(pairs, length), vocabulary)
+    made = word_tokenizer(None, vocabulary=tuple(str(i) for i in range(symbols)))
+    return from_arrays(_arrays(pairs, length), tokenizer=made)
 
 
 @register("sources")
@@ -73,11 +71,11 @@ def translation(
     target: str,
     data_dir: str | None = None,
     length: Count = 32,
-    vocabulary: Count = 8000,
+    tokenizer: Tokenize = word_tokenizer,
 ) -> Source:
     """Sentences in two languages, a data set of TFDS, as lower-case words and punctuation marks.
 
-    The vocabulary is the most frequent words of both languages in the split `train`. Records have
+    The tokenizer learns from both languages in the split `train`. Records have
     `source` and `tokens`, (length + 2,) each.
 
     Args:
@@ -86,47 +84,31 @@ def translation(
         source: the feature that is read: 'de'.
         target: the feature that is written: 'en'.
         data_dir: where data sets lie; by default $TFDS_DATA_DIR, else ~/tensorflow_datasets.
-        length: words of a sentence, beyond which it is cut off.
-        vocabulary: entries, those for padding, unknown words, start and end included.
+        length: tokens of a sentence, beyond which it is cut off.
+        tokenizer: of both languages; one whose texts have a start and an end.
     """
-    known = _vocabulary(dataset, data_dir, source, target, vocabulary)
-    number = {word: i for i, word in enumerate(known)}
+    languages = (dataset, data_dir, source, target)
+    made = learnt(tokenizer, _TrainingTexts(*languages))
+    if not made.start or made.end is None:
+        raise UserError(
+            f"source 'translation' writes a start and an end, which tokenizer '{made.part.name}' "
+            "does not have"
+        )
     texts = {name: _texts(dataset, data_dir, source, target, name) for name in names(split)}
     sizes = {name: s.num_examples for name, s in prepared(dataset, data_dir).info.splits.items()}
-    numbered = lambda words: [number.get(word, UNKNOWN) for word in words]
     pairs = [
-        (numbered(read), numbered(written))
+        (made.encode(read), made.encode(written))
         for name, start, stop in resolve(split, sizes)
         for read, written in texts[name][start:stop]
     ]
-    return from_arrays(_arrays(pairs, length), known)
-
-
-def words(text: str) -> list[str]:
-    """'Ein Hund, der läuft.' as 'ein', 'hund', ',', 'der', 'läuft', '.'."""
-    return _WORD.findall(text.lower())
-
-
-def most_frequent(sentences: Iterable[Sequence[str]], size: int) -> tuple[str, ...]:
-    """`SPECIAL` and the most frequent words, `size` in all; of equally frequent ones the first."""
-    counts = collections.Counter(word for sentence in sentences for word in sentence)
-    order = sorted(counts, key=lambda word: (-counts[word], word))
-    return (*SPECIAL, *order[: max(0, size - len(SPECIAL))])
-
-
-@functools.lru_cache(maxsize=2)
-def _vocabulary(
-    dataset: str, data_dir: str | None, source: str, target: str, size: int
-) -> tuple[str, ...]:
-    pairs = _texts(dataset, data_dir, source, target, "train")
-    return most_frequent((sentence for pair in pairs for sentence in pair), size)
+    return from_arrays(_arrays(pairs, length), tokenizer=made)
 
 
 @functools.lru_cache(maxsize=3)
 def _texts(
     dataset: str, data_dir: str | None, source: str, target: str, split: str
-) -> list[tuple[list[str], list[str]]]:
-    """(words read, words written) of every pair in one whole split."""
+) -> list[tuple[str, str]]:
+    """(text read, text written) of every pair in one whole split."""
     builder = prepared(dataset, data_dir)
     for language in (source, target):
         if language not in builder.info.features:
@@ -136,9 +118,21 @@ def _texts(
         hint = choices(split, builder.info.splits)
         raise UserError(f"unknown split '{split}' of data set '{dataset}': {hint}")
     return [
-        (words(record[source].decode()), words(record[target].decode()))
+        (record[source].decode(), record[target].decode())
         for record in builder.as_data_source(split=split)
     ]
+
+
+class _TrainingTexts(NamedTuple):
+    """Gives the sentences in both languages; equal ones are one to a cache."""
+
+    dataset: str
+    data_dir: str | None
+    source: str
+    target: str
+
+    def __call__(self) -> Iterator[str]:
+        return itertools.chain.from_iterable(_texts(*self, "train"))
 
 
 def _arrays(

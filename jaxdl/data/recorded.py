@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jaxdl.data.source import Source
 from jaxdl.data.split import Split
+from jaxdl.data.tokenizers import Tokenizer
 from jaxdl.errors import UserError
 
 
@@ -43,6 +44,8 @@ def recorded(
     elements: Mapping[str, Mapping[str, Any]],
     class_names: Sequence[str],
     num_classes: int | None,
+    tokenizer: Tokenizer | None = None,
+    vocabulary: int | None = None,
 ) -> Split:
     """A split without its examples.
 
@@ -52,10 +55,13 @@ def recorded(
         elements: of one example, as `record` gives them.
         class_names: of the classes, or nothing.
         num_classes: where there are any.
+        tokenizer: of tokens, where they are of a text.
+        vocabulary: of tokens.
     """
     spec = {
         key: jax.ShapeDtypeStruct(tuple(one["shape"]), jnp.dtype(one["dtype"]))
         for key, one in elements.items()
     }
-    source = Source(_Absent(name, length), tuple(class_names), num_classes)
+    about = {"tokenizer": tokenizer, "vocabulary": vocabulary}
+    source = Source(_Absent(name, length), tuple(class_names), num_classes, **about)
     return Split(name, source, None, spec, tuple(class_names), num_classes)

@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from jaxdl.data.tokenizers import Tokenizer
+
 
 class Records(Protocol):
     """Examples by number. A batched `__getitems__(indices)` is used where there is one."""
@@ -22,17 +24,21 @@ class Source:
     Attributes:
         records: record i is a dict of arrays and numbers, such as `image` (h, w, c) uint8 in
             [0, 255] and `label`, an integer in [0, num_classes), or a map (h, w) of such integers
-            and `VOID`. Of a text, `tokens` (t,) signed integers in [0, num_classes), 0 padding.
-        class_names: the name of every class, or of every token, or nothing.
+            and `VOID`. Of a text, `tokens` (t,) signed integers in [0, vocabulary), 0 padding.
+        class_names: the name of every class, or nothing.
         num_classes: where it is known; the number of class names if those are given.
         labels: gives the label of every record, (n,) integers, without decoding images; None where
             that is not possible. For subsets and samplers that read labels.
+        tokenizer: of the tokens, if there are any and they are of a text.
+        vocabulary: tokens there are, padding included; those of the tokenizer if it is given.
     """
 
     records: Records
     class_names: tuple[str, ...] = ()
     num_classes: int | None = None
     labels: Callable[[], np.ndarray] | None = None
+    tokenizer: Tokenizer | None = None
+    vocabulary: int | None = None
 
     def __len__(self) -> int:
         return len(self.records)

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxdl.data.arrays import Columns, from_arrays
 from jaxdl.data.source import Source
+from jaxdl.data.tokenizers import Tokenizer
 from jaxdl.errors import UserError
 from jaxdl.types import VOID
 
@@ -32,7 +33,7 @@ class Split:
         arrays: all examples, decoded, where they fit in memory.
         element_spec: shape and dtype of each array of one example, without the batch axis.
         class_names: the name of every class, or nothing.
-        num_classes: of labels, or of tokens, the size of their vocabulary; None without either.
+        num_classes: of labels; None without any.
         rows: of a subset, the numbers that its examples have in the whole split.
         numbered: examples have their number in the split as `index`, () int32.
     """
@@ -48,6 +49,20 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.source)
+
+    @property
+    def vocabulary(self) -> int | None:
+        """Tokens there are, padding included; None where examples have none."""
+        if self.source.tokenizer:
+            return self.source.tokenizer.vocabulary
+        # A source of tokens alone may call them classes.
+        only_tokens = "tokens" in self.element_spec and "label" not in self.element_spec
+        return self.source.vocabulary or (self.num_classes if only_tokens else None)
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """Text to tokens and back, for a source of texts."""
+        return self.source.tokenizer
 
     @property
     def in_memory(self) -> bool:

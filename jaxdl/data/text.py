@@ -5,6 +5,7 @@ unknown, and bits a token are bits a byte.
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,12 +14,10 @@ from jaxdl.data.arrays import check_room, from_arrays
 from jaxdl.data.source import Source
 from jaxdl.data.split_spec import names, resolve
 from jaxdl.data.tfds_source import prepared
+from jaxdl.data.tokenizers import Tokenize, byte_tokenizer, learnt
 from jaxdl.errors import UserError, choices
 from jaxdl.registry import register
 from jaxdl.types import PADDING
-
-VOCABULARY = 1 + 256
-"""Padding, then each byte."""
 
 # Of tiny_shakespeare in TFDS: https://www.tensorflow.org/datasets/catalog/tiny_shakespeare
 _SHARES = {"train": (0.0, 0.9), "validation": (0.9, 0.95), "test": (0.95, 1.0)}
@@ -33,12 +32,13 @@ def characters(
     dataset: str | None = None,
     data_dir: str | None = None,
     length: Count = 128,
+    tokenizer: Tokenize = byte_tokenizer,
 ) -> Source:
-    """The bytes of a text in windows; by default what Python's `help()` says of its language.
+    """A text in windows, as bytes; by default what Python's `help()` says of its language.
 
     That is 370 kB of English that come with CPython itself: nothing to download, but another text
     in another version of Python. Records have `tokens` (length + 1,): a byte's value + 1, and 0
-    behind the end. Windows share one byte, so that each but the first is predicted once.
+    behind the end. Windows share one token, so that each but the first is predicted once.
 
     Args:
         split: of train, validation and test, a slice counts windows. A file's first 90%, next 5%
@@ -46,23 +46,45 @@ def characters(
         path: a text file.
         dataset: or a data set of TFDS with a feature `text`, such as 'tiny_shakespeare'.
         data_dir: where data sets lie; by default $TFDS_DATA_DIR, else ~/tensorflow_datasets.
-        length: bytes predicted in a window.
+        length: tokens predicted in a window.
+        tokenizer: of the text; what it learns, it learns from the training split.
     """
     if path and dataset:
         raise UserError("source 'characters' reads a path or a dataset, not both")
     texts = _of_dataset(dataset, data_dir, split) if dataset else _cut(_file(path))
-    windows = {name: _windows(texts[name], length) for name in names(split) if name in texts}
+    made = learnt(tokenizer, _TrainingText(path, dataset, data_dir))
+    windows = {
+        name: _windows(made.encode(_as_text(texts[name])), length)
+        for name in names(split)
+        if name in texts
+    }
     terms = resolve(split, {name: len(windows.get(name, ())) for name in texts})
     tokens = np.concatenate([windows[name][start:stop] for name, start, stop in terms])
-    return from_arrays({"tokens": tokens}, num_classes=VOCABULARY)
+    return from_arrays({"tokens": tokens}, tokenizer=made)
 
 
-def _windows(text: bytes, length: int) -> np.ndarray:
-    """(n, length + 1) int32; window i begins with byte i * length."""
+class _TrainingText(NamedTuple):
+    """Gives the text of the training split; equal ones are one to a cache."""
+
+    path: str | None
+    dataset: str | None
+    data_dir: str | None
+
+    def __call__(self) -> list[str]:
+        of_dataset = self.dataset and _of_dataset(self.dataset, self.data_dir, "train")
+        return [_as_text((of_dataset or _cut(_file(self.path)))["train"])]
+
+
+def _as_text(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def _windows(text: np.ndarray, length: int) -> np.ndarray:
+    """(n, length + 1) int32; window i begins with token i * length."""
     check_room("source 'characters'", length, 16)
     n = -(-(len(text) - 1) // length) if len(text) > 1 else 0
     tokens = np.full(n * length + 1, PADDING, np.int32)
-    tokens[: len(text)] = np.frombuffer(text, np.uint8)[: len(tokens)].astype(np.int32) + 1
+    tokens[: len(text)] = text[: len(tokens)]
     return tokens[np.arange(n)[:, None] * length + np.arange(length + 1)]
 
 

@@ -37,15 +37,19 @@ def list_models(pattern: str = "*") -> list[str]:
     return [entry.name for entry in registry.entries("models", pattern)]
 
 
-def create(name: str, num_classes: int, **args: Any) -> nn.Module:
+def create(name: str, num_classes: int, *, vocabulary: int | None = None, **args: Any) -> nn.Module:
     """The registered model `name` as a Linen module; nothing is computed yet.
 
     Args:
         name: one of `list_models()`.
         num_classes: of the head; of a language model, the tokens of its vocabulary.
+        vocabulary: tokens that the model reads; by default those of a language model, and of
+            another one those that it was made for.
         args: of the model, as a config gives them; checked as a config's are.
     """
-    return registry.supply(registry.bind("models", Part(name, args)), num_classes=num_classes)
+    build = registry.bind("models", Part(name, args))
+    usual = registry.find("models", name).metadata.get("vocabulary", num_classes)
+    return registry.supply(build, num_classes=num_classes, vocabulary=vocabulary or usual)
 
 
 open_room(__name__)

@@ -172,12 +172,12 @@ class LanguageModel(nn.Module):
         return self.outputs(*inputs, train=train)["logits"]
 
 
-@register("models", tokens=(128,), num_classes=2)
+@register("models", tokens=(128,), num_classes=2, vocabulary=VOCABULARY)
 def transformer_encoder(
     num_classes: int,
+    vocabulary: int,
     /,
     *,
-    vocabulary: Count = VOCABULARY,
     width: Count = 512,
     depth: Count = 6,
     heads: Count = 8,
@@ -223,9 +223,9 @@ def transformer_encoder(
     return TokenClassifier(encoder, Head(num_classes))
 
 
-@register("models", tokens=(128,), num_classes=37_000)
+@register("models", tokens=(128,), num_classes=VOCABULARY)
 def transformer_decoder(
-    num_classes: int,
+    vocabulary: int,
     /,
     *,
     width: Count = 512,
@@ -241,11 +241,11 @@ def transformer_decoder(
     drop_attention: Rate = 0.0,
     attention: Attention = full,
 ) -> LanguageModel:
-    """The decoder without a source: a causal language model of `num_classes` tokens.
+    """The decoder without a source: a causal language model.
 
     Args as of `transformer_encoder`, and `tied`: the tokens' vectors are the output layer's kernel.
     """
-    embed = TokenEmbed(num_classes, width, position("positions"), drop_rate)
+    embed = TokenEmbed(vocabulary, width, position("positions"), drop_rate)
     block = partial(
         TransformerBlock,
         heads,
@@ -257,12 +257,12 @@ def transformer_decoder(
         attention=attention,
     )
     decoder = Decoder(embed, Stack(depth, block, norm, placement))
-    return LanguageModel(decoder, None if tied else Head(num_classes))
+    return LanguageModel(decoder, None if tied else Head(vocabulary))
 
 
-@register("models", tokens=(128,), num_classes=37_000)
+@register("models", tokens=(128,), num_classes=VOCABULARY)
 def transformer(
-    num_classes: int,
+    vocabulary: int,
     /,
     *,
     width: Count = 512,
@@ -281,7 +281,7 @@ def transformer(
 
     Args as of `transformer_encoder`.
     """
-    embed = TokenEmbed(num_classes, width, position("positions"), drop_rate)
+    embed = TokenEmbed(vocabulary, width, position("positions"), drop_rate)
     block = partial(
         TransformerBlock,
         heads,

@@ -48,13 +48,18 @@ class Model(NamedTuple):
     num_classes: int | None = None
     """Classes of the training split, with which registered models are built."""
 
+    vocabulary: int | None = None
+    """Tokens of the training split, padding included."""
+
     def of(self, build: Callable[..., nn.Module]) -> "Model":
         """Another network under the same precision and the same interceptors.
 
         Args:
-            build: a registered model with its arguments bound, which may ask for `num_classes`.
+            build: a registered model with its arguments bound, which may ask for `num_classes`
+                and `vocabulary`.
         """
-        return self._replace(module=registry.supply(build, num_classes=self.num_classes))
+        known = {"num_classes": self.num_classes, "vocabulary": self.vocabulary}
+        return self._replace(module=registry.supply(build, **known))
 
     def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
         """Fresh float32 (params, variables) for batches of this shape."""

@@ -191,6 +191,7 @@ def summary(
         "Examples": ", ".join(sizes),
         "Subset": data.get("subset"),
         "Classes": _known(data.get("num_classes")),
+        "Vocabulary": _known(data.get("vocabulary")),
     }
     return [(term, figure) for term, figure in terms.items() if figure]
 
