@@ -20,12 +20,14 @@ from jaxdl.hub.load import save
 from jaxdl.init_from import beginning, filled, read_beginning
 from jaxdl.main import main
 from jaxdl.nn import conv
+from jaxdl.objectives.base import put
 from jaxdl.override import override
 from jaxdl.population.session import Population as Members
 from jaxdl.population.session import run as run_members
 from jaxdl.run import run
 from jaxdl.rundir.weights import RunWeights, run_weights
 from jaxdl.session import first_state
+from jaxdl.types import CONSTANT, Objective
 
 # All registered models, by shapes
 
@@ -337,3 +339,41 @@ def test_what_has_no_place_is_fresh():
     found, _ = filled({"params/backbone/kernel": np.full(2, 5.0)}, params, {})
     np.testing.assert_array_equal(found["backbone"]["kernel"], [5, 5])
     assert found["head"] is not params and found["head"]["bias"] is params["head"]["bias"]
+
+
+def test_a_network_that_never_moves_begins_from_a_run_too(
+    finished, another, own_registry, tmp_path, capsys
+):
+    @registry.register("regularizers")
+    def beside(objective: Objective, /) -> Objective:
+        """The objective with a frozen copy of its network beside it."""
+
+        def init(key, batch):
+            params, variables = objective.init(key, batch)
+            frozen = {"params": params, "variables": variables}
+            return params, put(variables, CONSTANT, "teacher", frozen)
+
+        return objective._replace(init=init)
+
+    sources = {"backbone": str(finished), "constant/teacher": f"{another}@raw"}
+    config = small(regularizers=(part("beside"),), init_from=sources)
+    state = first_state(config, assemble(config))
+    a, b = run_weights(finished), run_weights(another, "raw")
+    chex.assert_trees_all_equal(state.params["backbone"], a.params["backbone"])
+    chex.assert_trees_all_equal(
+        state.constant["teacher"], {"params": b.params, "variables": b.variables}
+    )
+    assert "teacher" not in state.variables
+    inner = {"constant/teacher": str(another), "constant/teacher/head": str(finished)}
+    config = dataclasses.replace(config, init_from=inner)
+    state = first_state(config, assemble(config))
+    found = state.constant["teacher"]["params"]
+    chex.assert_trees_all_equal(found["backbone"], b.params["backbone"])
+    chex.assert_trees_all_equal(found["head"], a.params["head"])
+    population = dataclasses.replace(config, population=Population(seeds=2))
+    with Members(
+        population, assemble(config), tmp_path, begin=read_beginning(config, assemble(config))
+    ) as members:
+        chex.assert_trees_all_equal(members.start().state.constant["teacher"]["params"], found)
+    with pytest.raises(UserError, match="no module 'constant/teach': did you mean 'constant/t"):
+        read_beginning(small(init_from={"constant/teach": "x"}), assemble(config))
