@@ -26,7 +26,7 @@ def test_the_experiment_would_notice(tmp_path, monkeypatch):
     """Without what guards them, flipped bits are restored as if nothing was."""
     expected = saved(tmp_path / "source", integrity.READ_BELOW)
     monkeypatch.setattr(integrity, "verify", lambda folder, manifest: [])
-    monkeypatch.setattr("jaxdl.rundir.checkpoint.digests", lambda state: {})
+    monkeypatch.setattr("jaxdl.rundir.verified.digests", lambda state: {})
     rng = np.random.default_rng(0)
     copy = tmp_path / "copy"
     found = [outcome(tmp_path / "source", expected, flip_in_the_largest, rng, copy) for _ in "12"]

@@ -1,9 +1,11 @@
 """Checkpoints: what is saved comes back, on any devices; what is damaged is noticed."""
 
 import json
+import logging
 import shutil
 import sys
 import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -241,6 +243,30 @@ def test_a_save_that_fails_is_told_at_once_and_leaves_nothing(tmp_path, monkeypa
         checkpoints.save(3, states[3], None, {})
         assert checkpoints.unsaved() is None and checkpoints.steps() == [3]
     assert sys.unraisablehook == hook
+
+
+def test_what_others_say_passes_while_checkpoints_are_open(tmp_path):
+    absl, asyncio = logging.getLogger("absl"), logging.getLogger("asyncio")
+    before = (absl.level, list(absl.filters), list(asyncio.filters))
+
+    def says(path):
+        record = logging.LogRecord("absl", logging.WARNING, path, 1, "a word", (), None)
+        return bool(absl.filter(record))
+
+    first, second = Checkpoints(tmp_path / "a"), Checkpoints(tmp_path / "b")
+    assert says("/lib/tensorflow_datasets/core.py") and not says("/lib/orbax/checkpoint/x.py")
+    first.close()  # before the second, which was opened after it
+    assert not says("/lib/orbax/checkpoint/x.py")
+    second.close()
+    assert says("/lib/orbax/checkpoint/x.py")
+    assert (absl.level, absl.filters, asyncio.filters) == before
+    told, hook = [], lambda unraisable: told.append(str(unraisable.exc_value))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "unraisablehook", hook)
+        with Checkpoints(tmp_path / "a"):
+            for error in ("Encountered error while reading", "something else"):
+                sys.unraisablehook(types.SimpleNamespace(exc_value=OSError(error)))
+        assert sys.unraisablehook is hook and told == ["something else"]
 
 
 def test_digests_that_cannot_be_had_fail_the_save(tmp_path, monkeypatch):

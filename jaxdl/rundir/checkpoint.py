@@ -7,10 +7,8 @@ before the checkpoint gets its name: one without a seal was never finished.
 
 import contextlib
 import dataclasses
-import logging
 import math
 import shutil
-import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +25,7 @@ from jaxdl.judging import badness
 from jaxdl.rundir import integrity
 from jaxdl.rundir.constants import Constants, Unusable
 from jaxdl.rundir.digest import start
+from jaxdl.rundir.quiet import quiet_orbax
 from jaxdl.rundir.saved_state import as_saved, as_today, saved_fields
 from jaxdl.rundir.verified import reason, restored
 from jaxdl.train.state import TrainState
@@ -63,9 +62,8 @@ class Checkpoints:
         mode: str = "max",
         writes: bool = True,
     ):
-        # What it would say about damaged folders and failed saves, this class says.
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
-        logging.getLogger("asyncio").addFilter(_is_news)
+        self._quiet = contextlib.ExitStack()
+        self._quiet.enter_context(quiet_orbax())
         self._folder, self._writes = folder.absolute(), writes
         self._constants = Constants(self._folder.parent / CONSTANT)
         self._saving: int | None = None  # the step that is being written
@@ -74,7 +72,6 @@ class Checkpoints:
         self._metrics = {step: _metric(self._folder, step) for step in self.steps()}
         self._policy = _LatestAndBest(self._metrics, keep_latest, keep_best, mode)
         self._manager = self._open()
-        self._hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
 
     def _open(self) -> ocp.CheckpointManager:
         self._sweep()
@@ -107,12 +104,7 @@ class Checkpoints:
         self.settle()
         self._manager.close()
         self._sweep()
-        sys.unraisablehook = self._hook
-
-    def _unraisable(self, said: Any) -> None:
-        """Keep quiet about each part of a save or restore that failed: one error is enough."""
-        if not str(said.exc_value).startswith(("Event loop is closed", "Encountered error while")):
-            self._hook(said)
+        self._quiet.close()
 
     def steps(self) -> list[int]:
         """Steps that have a checkpoint, ascending; waits for the one being written."""
@@ -279,7 +271,3 @@ def _metric(folder: Path, step: int) -> float | None:
         return integrity.read(folder / str(step), step).metric
     except UserError:
         return None
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    return "exception was never retrieved" not in record.getMessage()
