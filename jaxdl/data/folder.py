@@ -58,7 +58,7 @@ def folder(
         path: the folder.
         image_size: shorter side resized to this, then the centre cut out; needed where the images
             differ in size.
-        channels: 3 for colour, 1 for grey.
+        channels: 3 for colour, 1 for grey; images are read as `data.images.load` says.
     """
     root = Path(path)
     if not root.is_dir():
