@@ -11,7 +11,7 @@ import pytest
 from jaxdl.cluster.signals import Interrupted
 from jaxdl.config import Config, Data, Evaluation, Log, part
 from jaxdl.errors import UserError
-from jaxdl.research import trials as trials_module
+from jaxdl.research import run_all as runs_module
 from jaxdl.research.trials import summarize, table, trials
 
 TINY = Config(
@@ -74,7 +74,7 @@ def test_means_and_spreads_are_those_of_the_run_directories(done, metric):
 
 def test_what_has_ended_is_not_run_again(done, monkeypatch):
     workdir, runs = done
-    monkeypatch.setattr(trials_module, "run", lambda *_: pytest.fail("run again"))
+    monkeypatch.setattr(runs_module, "run", lambda *_: pytest.fail("run again"))
     logs = {p: p.read_text() for p in workdir.glob("*/log.txt")}
     assert list(trials(VARIANTS, (0, 1), workdir)) == runs
     assert {p: p.read_text() for p in workdir.glob("*/log.txt")} == logs
@@ -96,38 +96,38 @@ def test_what_was_stopped_or_is_to_be_longer_goes_on(tmp_path):
 
 
 def test_a_signal_stops_all_trials_and_the_same_call_goes_on(tmp_path, monkeypatch):
-    run = trials_module.run
+    run = runs_module.run
 
     def interrupted(config, place):
         if config.seed == 1:
             raise Interrupted(signal.SIGTERM, 2)
         return run(config, place)
 
-    monkeypatch.setattr(trials_module, "run", interrupted)
+    monkeypatch.setattr(runs_module, "run", interrupted)
     seen = []
     with pytest.raises(Interrupted):
         seen.extend(trials({"a": TINY}, (0, 1), tmp_path))
-    monkeypatch.setattr(trials_module, "run", run)
+    monkeypatch.setattr(runs_module, "run", run)
     assert [seed for _, seed, _ in trials({"a": TINY}, (0, 1), tmp_path)] == [0, 1]
 
 
 @pytest.mark.parametrize(
     ("changes", "metrics", "said"),
     [
-        ({"model": part("mpl")}, [], "variant 'b': unknown model 'mpl'"),
-        ({"optimizer": part("sgd", rho=1)}, [], "variant 'b': optimizer 'sgd' takes no argument"),
-        ({"data": Data(source=part("fake"), batch_size=12)}, [], "'b'.* does not divide over 8"),
+        ({"model": part("mpl")}, [], "run 'b-0': unknown model 'mpl'"),
+        ({"optimizer": part("sgd", rho=1)}, [], "run 'b-0': optimizer 'sgd' takes no argument"),
+        ({"data": Data(source=part("fake"), batch_size=12)}, [], "'b-0'.* does not divide over 8"),
         ({}, ["test/acuracy"], "'test/acuracy' is not measured: did you mean 'test/accuracy'"),
         ({}, ["accuracy"], "'accuracy' is not measured: did you mean"),
         (
             {"data": dataclasses.replace(TINY.data, test=None)},
             ["test/accuracy"],
-            "variant 'b': 'test/accuracy' is not measured",
+            "run 'b-0': 'test/accuracy' is not measured",
         ),
         (
             {"evaluation": Evaluation(metrics=(part("top_k", k=3),), monitor="validation/top_k_3")},
             ["test/accuracy"],
-            "variant 'b': .*choices: test/top_k_3, validation/top_k_3",
+            "run 'b-0': .*choices: test/top_k_3, validation/top_k_3",
         ),
     ],
 )
@@ -151,35 +151,35 @@ def test_a_mistake_inside_a_run_names_variant_and_seed(tmp_path, monkeypatch):
     def fails(config, place):
         raise UserError("the loss is not finite")
 
-    monkeypatch.setattr(trials_module, "run", fails)
-    with pytest.raises(UserError, match="^variant 'a', seed 7: the loss is not finite$"):
+    monkeypatch.setattr(runs_module, "run", fails)
+    with pytest.raises(UserError, match="^run 'a-7': the loss is not finite$"):
         list(trials({"a": TINY}, [7], tmp_path))
 
 
 def test_a_directory_of_another_run_is_named(done):
     workdir, _ = done
-    with pytest.raises(UserError, match="variant 'base', seed 0: .*base-0 holds a run of another"):
+    with pytest.raises(UserError, match="run 'base-0': .*base-0 holds a run of another"):
         list(trials({"base": FAST}, [0], workdir))
 
 
 def test_a_directory_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="variant 'a', seed 0: cannot write to workdir"):
+    with pytest.raises(UserError, match="run 'a-0': cannot write to workdir"):
         list(trials({"a": TINY}, [0], tmp_path / "file"))
 
 
 def test_data_that_variants_share_is_opened_once(tmp_path, monkeypatch):
     opened = []
-    assemble = trials_module.assemble
+    assemble = runs_module.assemble
 
     def noted(config, splits=None):
         opened.append(splits is None)
         return assemble(config, splits)
 
-    monkeypatch.setattr(trials_module, "assemble", noted)
-    monkeypatch.setattr(trials_module, "run", lambda *_: {})
+    monkeypatch.setattr(runs_module, "assemble", noted)
+    monkeypatch.setattr(runs_module, "run", lambda *_: {})
     smaller = dataclasses.replace(TINY, data=dataclasses.replace(TINY.data, batch_size=16))
-    list(trials({"a": TINY, "b": FAST, "c": smaller}, [0], tmp_path))
+    list(trials({"a": TINY, "b": FAST, "c": smaller}, [0, 1], tmp_path))
     assert opened == [True, False, True]
 
 
@@ -206,7 +206,7 @@ def test_one_run_has_no_spread_and_an_absent_metric_is_named():
 
 
 def test_what_was_not_finite_is_not_a_number(tmp_path, monkeypatch):
-    monkeypatch.setattr(trials_module, "run", lambda *_: {"test/accuracy": None})
+    monkeypatch.setattr(runs_module, "run", lambda *_: {"test/accuracy": None})
     ((_, _, metrics),) = trials({"a": TINY}, [0], tmp_path)
     assert math.isnan(metrics["test/accuracy"])
     assert "nan" in table({"a": [metrics]}, ["test/accuracy"])

@@ -13,7 +13,7 @@ from PIL import Image
 from jaxdl import verbs
 from jaxdl.cluster.signals import Interrupted
 from jaxdl.main import main
-from jaxdl.research import trials as trials_module
+from jaxdl.research import run_all as runs_module
 from jaxdl.verbs import every_verb
 
 TINY = [
@@ -156,7 +156,7 @@ def test_mistakes_in_the_config_of_any_verb(capsys, tmp_path, verb, arguments, m
         ("trials", ["--workdir", "a", "--vary", "b seed"], "variant 'b': 'seed' is not FIELD=VAL"),
         ("trials", ["--workdir", "a", "--vary", "b", "--vary", "b"], "two variants are called 'b'"),
         ("trials", ["--workdir", "a", "--vary", "b sed=1"], "variant 'b': unknown key config.sed"),
-        ("trials", ["--workdir", "a", "--vary", "b/c"], "variant 'b/c': a name has letters"),
+        ("trials", ["--workdir", "a", "--vary", "b/c"], "run 'b/c-0': a name has letters"),
         ("trials", ["--workdir", "a", "--metric", "test/acuracy"], "did you mean 'test/accuracy'"),
         ("trials", ["--workdir", "README.md"], "cannot write to workdir README.md/base-0"),
     ],
@@ -229,7 +229,7 @@ def test_an_interrupted_trial_says_so(capsys, tmp_path, monkeypatch):
     def run(config, place):
         raise Interrupted(signal.SIGTERM, 2)
 
-    monkeypatch.setattr(trials_module, "run", run)
+    monkeypatch.setattr(runs_module, "run", run)
     status = main(["trials", *TINY, "--workdir", str(tmp_path)])
     assert status == 75
     out = capsys.readouterr().out

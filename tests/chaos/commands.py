@@ -19,7 +19,7 @@ import jax
 import jaxdl.init_from
 import jaxdl.perf.bench
 import jaxdl.perf.probe
-import jaxdl.research.trials
+import jaxdl.research.run_all
 import jaxdl.run
 from jaxdl import main as program
 from jaxdl.assemble import assemble
@@ -131,7 +131,7 @@ def stopped_short() -> Iterator[None]:
 
     with (
         mock.patch.object(jaxdl.run, "run", stand_in),
-        mock.patch.object(jaxdl.research.trials, "run", stand_in),
+        mock.patch.object(jaxdl.research.run_all, "run", stand_in),
         mock.patch.object(jaxdl.init_from, "init_state", reach),
         mock.patch.object(jaxdl.perf.bench, "bench", measure),
         mock.patch.object(jaxdl.perf.probe, "probe", measure),
