@@ -11,6 +11,7 @@ from jaxdl import config_file
 from jaxdl.config import Config
 from jaxdl.report import facts, population, samples, settings, text
 from jaxdl.report.plots import COLORS, Curve, curves_svg, is_wide
+from jaxdl.report.together import markup
 from jaxdl.rundir import read
 from jaxdl.rundir.matrices import read_matrices
 
@@ -62,7 +63,7 @@ def describe(workdir: Path) -> dict[str, Any]:
     else:
         content = _single(workdir, config, manifest)
     return (
-        {"matrices": []}
+        {"matrices": [], "comparison": None}
         | content
         | {
             "name": workdir.resolve().name,
@@ -147,7 +148,7 @@ def _panel(
         "alt": _spoken(title, curves),
         "best": f"best {text.measure(title, best.value)} at {best.when}" if ring else None,
         "ended": False,
-        "svg": _safe(svg),
+        "svg": markup(svg),
     }
 
 
@@ -160,12 +161,6 @@ def _spoken(title: str, curves: list[Curve]) -> str:
     return (
         f"{text.words(title)} over {text.number(int(curves[0].steps[-1]))} steps: {'; '.join(said)}"
     )
-
-
-def _safe(svg: str) -> Any:
-    from markupsafe import Markup
-
-    return Markup(svg)
 
 
 def _matrices(workdir: Path, manifest: dict[str, Any]) -> list[dict[str, Any]]:

@@ -10,7 +10,8 @@ from jaxdl import judging
 from jaxdl.config import Config, held_of
 from jaxdl.report import facts, members, settings, text
 from jaxdl.report.members import Member
-from jaxdl.report.plots import COLORS, Curve, curves_svg, is_wide
+from jaxdl.report.plots import COLORS, Curve
+from jaxdl.report.together import panel
 from jaxdl.rundir import read
 
 MOST_CURVES = 32
@@ -27,7 +28,7 @@ def describe(workdir: Path, config: Config, manifest: Mapping[str, Any]) -> dict
         remarks.insert(0, "The population had not finished when this page was written.")
     if not found:
         remarks.append("There are no members to show.")
-    panel = curves(found, config)
+    figure = curves(found, config)
     return {
         "title": f"{facts.title(config, first, workdir.resolve().name)}, {len(found)} members",
         "headline": headline(found, config),
@@ -37,7 +38,7 @@ def describe(workdir: Path, config: Config, manifest: Mapping[str, Any]) -> dict
         "summary": summary(found, config),
         "members": _members(found, config, manifest),
         "combinations": _combinations(found, config),
-        "panels": [panel] if panel else [],
+        "panels": [figure] if figure else [],
         "gauges": [],
         "predictions": None,
         "changed": [
@@ -181,43 +182,10 @@ def curves(found: Sequence[Member], config: Config) -> dict[str, Any] | None:
         )
         for m in drawn[:MOST_CURVES]
     ]
-    share = text.is_share(key)
-    log = not share and is_wide(lines)
-    svg = curves_svg(lines[::-1], key, height=3.2, log=log, percent=share)
     count = f"{len(lines)} of {len(found)} members" if len(lines) < len(found) else "all members"
-    return {
-        "title": f"{text.words(key).capitalize()}, {count}",
-        "log": log,
-        "curves": _keys(lines),
-        "legend": True,
-        "best": None,
-        "ended": any(line.ends for line in lines),
-        "alt": _spoken(lines, key, step),
-        "svg": _safe(svg),
-    }
+    title = f"{text.words(key).capitalize()}, {count}"
+    return panel(lines, key, title=title, runs="members", others="the other combinations")
 
 
 def _any(found: Sequence[Member], key: str) -> bool:
     return any(np.isfinite(read.series(m.lines, key)[1]).any() for m in found)
-
-
-def _keys(lines: Sequence[Curve]) -> list[Curve]:
-    """One line of each colour, by the places in the palette, those in grey last and together."""
-    by_color = {line.color: line for line in reversed(lines)}
-    grey = by_color.pop(0, None)
-    others = [] if grey is None else [grey._replace(label="the other combinations")]
-    return [by_color[color] for color in sorted(by_color)] + others
-
-
-def _spoken(lines: Sequence[Curve], key: str, step: int) -> str:
-    last = [float(line.values[np.isfinite(line.values)][-1]) for line in lines]
-    return (
-        f"{text.words(key)} of {len(lines)} members over {text.number(step)} steps; their last "
-        f"values lie between {text.measure(key, min(last))} and {text.measure(key, max(last))}"
-    )
-
-
-def _safe(svg: str) -> Any:
-    from markupsafe import Markup
-
-    return Markup(svg)

@@ -21,11 +21,28 @@ def settings(config: Config) -> list[tuple[str, str]]:
     return [(path, value) for path, value in _flat(config) if defaults.get(path) != value]
 
 
-def _flat(value: Any, path: str = "") -> list[tuple[str, str]]:
+def _flat(config: Config) -> list[tuple[str, str]]:
+    return [(path, described(value)) for path, value in _leaves(config)]
+
+
+def _leaves(value: Any, path: str = "") -> list[tuple[str, Any]]:
+    """(path, value) of everything that is not a dataclass of settings."""
     if not dataclasses.is_dataclass(value) or isinstance(value, Part):
-        return [(path, described(value))]
+        return [(path, value)]
     fields = [(f.name, getattr(value, f.name)) for f in dataclasses.fields(value)]
-    return [row for name, inner in fields for row in _flat(inner, f"{path}.{name}".lstrip("."))]
+    return [row for name, inner in fields for row in _leaves(inner, f"{path}.{name}".lstrip("."))]
+
+
+def every(config: Config) -> list[tuple[str, str]]:
+    """(path, value) of every setting, parts by name and by each of their arguments."""
+    return [row for path, value in _leaves(config) for row in _of_part(path, value)]
+
+
+def _of_part(path: str, value: Any) -> list[tuple[str, str]]:
+    if not isinstance(value, Part):
+        return [(path, described(value))]
+    inner = [row for name, x in value.args.items() for row in _of_part(f"{path}.{name}", x)]
+    return [(path, value.name), *inner]
 
 
 def described(value: Any) -> str:

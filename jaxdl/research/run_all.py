@@ -45,7 +45,7 @@ def run_all(
     check(configs, metrics)
     for name, config in configs.items():
         place = workdir / name
-        with blamed(f"run '{name}'"):
+        with attributed(f"run '{name}'"):
             found = _ended(config, place) or _run(config, place)
         yield Row(name, place, {k: math.nan if v is None else v for k, v in found.items()})
 
@@ -58,7 +58,7 @@ def check(configs: Mapping[str, Config], metrics: Sequence[str] = ()) -> None:
     data = splits = None
     seen: list[Config] = []
     for name, config in configs.items():
-        with blamed(f"run '{name}'"):
+        with attributed(f"run '{name}'"):
             if not re.fullmatch(r"[\w.+-]+", name):
                 raise UserError("a name has letters, digits, '.', '_', '+', '-'")
             if dataclasses.replace(config, seed=0) in seen:
@@ -78,7 +78,7 @@ def check(configs: Mapping[str, Config], metrics: Sequence[str] = ()) -> None:
 
 
 @contextlib.contextmanager
-def blamed(culprit: str) -> Iterator[None]:
+def attributed(culprit: str) -> Iterator[None]:
     """Name the culprit at the head of a `UserError`."""
     try:
         yield
