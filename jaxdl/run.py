@@ -246,17 +246,26 @@ def _compiled(session: Session, state: TrainState) -> tuple[Step, float]:
 
 
 def conclude(session: Session, state: TrainState) -> dict[str, Any]:
-    """Measure the final weights on the test split (else validation) and keep their outputs.
+    """Measure the final weights on the splits of the end, else validation; keep their outputs.
 
     Returns:
-        Entries for the manifest: the form of the outputs and the digest of the examples.
+        Entries for the manifest: of each split, the form of its outputs and its examples' digest.
     """
     plan, weights = session.plan, session.weights(state)
-    role = next((r for r in ("test", "validation") if r in plan.splits), None)
-    about = {} if role is None else _keep_outputs(session, state, weights, role)
-    for other in session.unmeasured(int(state.step), plan.roles("end")):
-        _say_final(session, session.evaluate(state, other, weights))
-    return about
+    first = next((r for r in ("test", "validation") if r in plan.splits), None)
+    others = [role for role in plan.roles("end") if role != first]
+    kept: dict[str, dict[str, str]] = {}
+    for role in [first, *others] if first else others:
+        if not plan.held[role].sampler:
+            rows, kept[role] = _keep_outputs(session, state, weights, role)
+            if role == first:
+                _keep_predictions(session, role, weights, rows)
+            continue
+        if session.unmeasured(int(state.step), [role]):
+            _say_final(session, session.evaluate(state, role, weights))
+        if session.leads:
+            print(f"outputs of {role}: not kept, as config.evaluation.splits.{role} has a sampler")
+    return {"outputs": kept}
 
 
 def _say_final(session: Session, values: dict[str, float]) -> None:
@@ -266,13 +275,9 @@ def _say_final(session: Session, values: dict[str, float]) -> None:
 
 def _keep_outputs(
     session: Session, state: TrainState, weights: tuple[PyTree, PyTree], role: str
-) -> dict[str, Any]:
-    """Measure a split, keep its outputs; entries for the manifest."""
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Measure a split and keep its outputs; returns these, and the manifest's entries of them."""
     plan, step, fingerprint = session.plan, int(state.step), Fingerprint()
-    if plan.held[role].sampler:
-        if session.leads:
-            print(f"outputs of {role}: not kept, as config.evaluation.splits.{role} has a sampler")
-        return {}
     limit, n = session.config.evaluation.outputs_limit, len(plan.splits[role])
     gathered = {ROWS: output_rows(n, limit, plan.unit)}
     objective, metrics, *_ = plan.held[role]
@@ -280,18 +285,16 @@ def _keep_outputs(
     values = measure(*weights, session.whole(role, fingerprint))
     rows, (values, matrices) = values.pop(ROWS), plan.by_name(role, values)
     digest = merged(hosts.gather(f"digest of {role}", fingerprint.text))
-    if role == "test" and session.unmeasured(step, [role]):
+    if role in plan.roles("end") and session.unmeasured(step, [role]):
         session.record(step, role, values, matrices)
         _say_final(session, values)
-    _keep_predictions(session, role, weights, rows)
-    if not session.leads:
-        return {}
-    form = save_outputs(session.workdir, role, rows, digest)
-    if form != "logits":
-        print(
-            f"outputs of {role}: {FORMS[form]} (config.evaluation.outputs_limit is {limit:g} MiB)"
-        )
-    return {"outputs": {role: {"form": form, "digest": digest}}}
+    form = "none"
+    if session.leads:
+        form = save_outputs(session.workdir, role, rows, digest)
+        if form != "logits":
+            size = f"config.evaluation.outputs_limit is {limit:g} MiB"
+            print(f"outputs of {role}: {FORMS[form]} ({size})")
+    return rows, {"form": form, "digest": digest}
 
 
 def _keep_predictions(

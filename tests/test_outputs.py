@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hosts import finish, start_all
 
-from jaxdl.config import Config, Data, Evaluation, Log, part
+from jaxdl.config import Config, Data, Evaluation, Held, Log, part
 from jaxdl.config_file import to_json
 from jaxdl.data import Source, evaluation_batches, open_split
 from jaxdl.data.fake import fake
@@ -149,6 +149,26 @@ def test_maps_and_sequences_are_kept_alike(objective, model, source, shape, tmp_
     found = read_outputs(tmp_path)
     assert found.label.shape[1:] == shape
     assert found.logits.shape[:-1] == found.label.shape
+
+
+def test_every_split_that_is_measured_at_the_end_is_kept(tmp_path, capsys):
+    splits = {
+        "ood": Held(source=part("fake", size=[8, 8, 3], examples=30, seed=7), when="end"),
+        "drawn": Held(sampler=part("balanced"), when="end"),
+    }
+    evaluation = Evaluation(splits=splits)
+    run(dataclasses.replace(CONFIG, evaluation=evaluation), tmp_path)
+    found = read_outputs(tmp_path, "ood")
+    accuracy, cross_entropy = in_numpy(found.logits, found.label)
+    assert accuracy == pytest.approx(last(tmp_path, "ood/accuracy"), abs=1e-6)
+    assert cross_entropy == pytest.approx(last(tmp_path, "ood/cross_entropy"), abs=1e-6)
+    outputs = json.loads((tmp_path / "manifest.json").read_text())["outputs"]
+    assert {name: one["digest"] for name, one in outputs.items()} == {
+        "test": read_outputs(tmp_path).digest, "ood": found.digest,
+    }  # fmt: skip
+    # Examples that were drawn, some twice and others not at all, cannot be joined by number.
+    assert "outputs of drawn: not kept" in capsys.readouterr().out
+    assert 0 <= last(tmp_path, "drawn/accuracy") <= 1
 
 
 # The digest

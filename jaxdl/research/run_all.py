@@ -78,12 +78,12 @@ def check(configs: Mapping[str, Config], metrics: Sequence[str] = ()) -> None:
 
 
 @contextlib.contextmanager
-def attributed(culprit: str) -> Iterator[None]:
-    """Name the culprit at the head of a `UserError`."""
+def attributed(subject: str) -> Iterator[None]:
+    """Name its subject at the head of a `UserError`."""
     try:
         yield
     except UserError as error:
-        raise UserError(f"{culprit}: {error}") from error
+        raise UserError(f"{subject}: {error}") from error
 
 
 def _ended(config: Config, place: Path) -> dict[str, float] | None:
