@@ -16,10 +16,12 @@ import optax
 
 from jaxdl import registry
 from jaxdl.assemble_streams import stream_transforms, train_streams, with_streams
+from jaxdl.check_targets import learned, target_name
 from jaxdl.checks import check, check_batch, check_fit, check_held, check_monitor, unit_of
 from jaxdl.config import Config
 from jaxdl.data.pipeline import Split
 from jaxdl.data.streams import TrainStream, joined
+from jaxdl.data.target import Target
 from jaxdl.durations import to_steps
 from jaxdl.errors import UserError
 from jaxdl.held import Measured, measured, metrics_of, open_splits, order_of
@@ -27,7 +29,7 @@ from jaxdl.metrics.base import Metric, by_name, class_keys, entries
 from jaxdl.networks import NetworkSpec, network_specs, with_networks
 from jaxdl.nn.drop import elementwise
 from jaxdl.nn.layout import LAYOUT, STAGED
-from jaxdl.objectives.base import Model, augmented, frozen, preparation
+from jaxdl.objectives.base import Model, augmented, frozen, on_target, preparation
 from jaxdl.optim.chain import chain
 from jaxdl.optim.groups import grouped, partitioned
 from jaxdl.train.progress import timed, with_progress
@@ -66,6 +68,9 @@ class Plan(NamedTuple):
     """Evaluation splits by name."""
     networks: dict[str, NetworkSpec]
     """Networks that stand under their names in the constant variables."""
+    target_name: str
+    """Key of the batch that the objective learns."""
+    target: Target
     unit: str
     """What logits and metrics are of: each 'example', 'pixel' or 'token'."""
 
@@ -80,8 +85,7 @@ class Plan(NamedTuple):
 
     def classes(self) -> tuple[str, ...]:
         """The name of each class."""
-        train = self.splits["train"]
-        return class_keys(train.class_names, train.num_classes)
+        return class_keys(self.target.names, self.target.size)
 
     def metrics_of(self, role: str) -> dict[str, Metric]:
         """Those of an evaluation split, or of training examples."""
@@ -146,8 +150,10 @@ def assemble(
     splits = with_streams(config, parts, splits)
     streams = train_streams(config, parts, splits)
     steps, in_steps = durations(config, len(splits["train"]))
+    target, vocabulary = learned(config, splits["train"]), splits["train"].vocabulary
     num_classes = splits["train"].num_classes
-    vocabulary = splits["train"].vocabulary
+    if target and target.kind != "tokens":
+        num_classes = target.size
     known = {"num_classes": num_classes, "vocabulary": vocabulary}
     make = functools.partial(registry.supply, mesh=mesh, total_steps=steps, **known)
     module = make(parts.one("model"))
@@ -216,6 +222,8 @@ def assemble(
         reestimate=make_reestimate(objective),
         mesh=mesh,
         metrics=metrics_of(config, parts, make),
+        target_name=target_name(config),
+        target=target,
         held=measured(config, parts, objective, prepared, make),
         networks=networks,
         unit=unit_of("objectives", config.objective),
@@ -275,7 +283,9 @@ def _objective(
     if config.freeze is not None:
         objective = frozen(objective, config.freeze)
     preprocess = parts.many("preprocess") if preprocess is None else preprocess
-    return augmented(objective, parts.many("augment"), preprocess, stream_transforms(config, parts))
+    streams = stream_transforms(config, parts)
+    objective = augmented(objective, parts.many("augment"), preprocess, streams)
+    return on_target(objective, target_name(config))
 
 
 def asks_for_progress(parts: registry.Parts) -> bool:

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from jaxdl import registry
-from jaxdl.config import Config, Metrics, Part, held_of
+from jaxdl.check_targets import all_metrics, check_name, check_targets, target_name
+from jaxdl.config import Config, Part, held_of
 from jaxdl.data.pipeline import Split
 from jaxdl.errors import UserError, choices
 from jaxdl.judging import score
@@ -162,13 +163,17 @@ def check_fit(config: Config, module: Any, train: Split) -> None:
             f"how many tokens there are: it gives {shapes(train)}"
         )
     _same_unit(config, getattr(module, "unit", None))
-    given, wanted = _label_of(train), unit_of("objectives", config.objective)
+    check_name(config, train)
+    target = train.targets.get(target_name(config))
+    given = target and ("pixel" if target.kind == "mask" else "example")
+    wanted = unit_of("objectives", config.objective)
     if wanted != "token" and given != wanted:
         found = f"a label of each {given}" if given else f"{shapes(train)}, no label"
         raise UserError(
             f"objective '{config.objective.name}' reads a label of each {wanted}, and source "
             f"'{source}' gives {found}"
         )
+    check_targets(config, train)
 
 
 def check_held(config: Config, splits: Mapping[str, Split]) -> None:
@@ -212,7 +217,7 @@ def _augmentations(parts: Sequence[Part], path: str, source: str, split: Split) 
 def _same_unit(config: Config, unit: str | None) -> None:
     """Objective, metrics and predictors speak of what the model speaks of."""
     predictors = config.evaluation.predictors
-    measures = [p for metrics in _all_metrics(config) for p in _values(metrics)]
+    measures = [part for metrics in all_metrics(config) for part in metrics]
     asked = [("objectives", config.objective), *(("metrics", m) for m in measures)]
     # A predictor that does not say what it is of is of anything.
     choosy = [p for p in predictors if "unit" in registry.find("predictors", p.name).metadata]
@@ -272,24 +277,9 @@ def _mixing(config: Config) -> None:
         )
 
 
-def _label_of(split: Split) -> str | None:
-    if "label" not in split.element_spec:
-        return None
-    return "pixel" if len(split.element_spec["label"].shape) == 2 else "example"
-
-
 def shapes(split: Split) -> str:
     """The arrays of one example of a split, as text."""
     return ", ".join(f"{k} {s.dtype}{list(s.shape)}" for k, s in split.element_spec.items())
-
-
-def _all_metrics(config: Config) -> Iterator[Metrics]:
-    yield config.evaluation.metrics
-    yield from (held.metrics for held in config.evaluation.splits.values() if held.metrics)
-
-
-def _values(parts: tuple[Part, ...] | dict[str, Part]) -> tuple[Part, ...]:
-    return tuple(parts.values()) if isinstance(parts, dict) else parts
 
 
 def check_monitor(config: Config, measured: Sequence[str]) -> None:

@@ -1,11 +1,13 @@
 """Evaluation splits: what a config says of each, and their examples, opened and checked."""
 
 import functools
+import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxdl import registry
+from jaxdl.check_targets import target_name
 from jaxdl.checks import shapes
 from jaxdl.config import Config, Held, Part, held_of
 from jaxdl.data.pipeline import Split, open_split
@@ -13,12 +15,12 @@ from jaxdl.data.sampler import Order, stream_seed
 from jaxdl.data.streams import sampler_of
 from jaxdl.data.subset import subset_of
 from jaxdl.errors import UserError
-from jaxdl.metrics.base import Metric
+from jaxdl.metrics.base import Metric, on_target
 from jaxdl.types import Objective
 
 GIB = 2**30
-READ = ("image", "tokens", "source", "label")
-"""Keys of a batch that networks, losses and metrics read."""
+READ = ("image", "tokens", "source")
+"""Keys of a batch that networks read."""
 
 
 class Measured(NamedTuple):
@@ -65,9 +67,10 @@ def open_splits(
         )
         first = next(iter(splits.values()))
         num_classes = first.num_classes
-        if num_classes is None and first.vocabulary is None:
+        if num_classes is None and not first.targets:
             raise UserError(f"source '{config.data.source.name}' has no labels to learn")
-        _check_alike(role, own, splits[role], first)
+        _check_alike(role, own, splits[role], first, target_name(config))
+        _check_classes(splits[role], first)
     return splits
 
 
@@ -75,7 +78,7 @@ def _build(source: Callable[..., Any], split: str) -> Any:
     return registry.supply(source, split=split)
 
 
-def _check_alike(role: str, held: Held, split: Split, first: Split) -> None:
+def _check_alike(role: str, held: Held, split: Split, first: Split, target: str) -> None:
     """Refuse a split that the run cannot read; another source may hold further arrays."""
     if held.source is None and held.preprocess is None:
         if split.element_spec != first.element_spec:
@@ -86,9 +89,9 @@ def _check_alike(role: str, held: Held, split: Split, first: Split) -> None:
         return
     fits = lambda key: (
         split.element_spec[key] == first.element_spec[key]
-        or (held.preprocess is not None and key != "label")
+        or (held.preprocess is not None and key != target)
     )
-    wanted = [key for key in READ if key in first.element_spec]
+    wanted = [key for key in (*READ, target) if key in first.element_spec]
     if not all(key in split.element_spec and fits(key) for key in wanted):
         raise UserError(
             f"config.evaluation.splits.{role} holds {shapes(split)}, but '{first.name}' holds "
@@ -99,6 +102,18 @@ def _check_alike(role: str, held: Held, split: Split, first: Split) -> None:
             f"config.evaluation.splits.{role} has labels of {split.num_classes} classes, and "
             f"'{first.name}' of {first.num_classes}"
         )
+
+
+def _check_classes(split: Split, first: Split) -> None:
+    """Refuse a class that the first split does not have, of any target."""
+    for name, target in first.targets.items():
+        other = split.targets.get(name)
+        counted = other and other.kind in ("classes", "mask") and other.size and target.size
+        if counted and target.kind == other.kind and other.size > target.size:
+            raise UserError(
+                f"split '{split.name}' has {other.size} classes of target '{name}', and "
+                f"'{first.name}' {target.size}"
+            )
 
 
 def measured(
@@ -155,7 +170,13 @@ def metrics_of(
     odd = next((key for key in keys if not re.fullmatch(r"[\w.+-]+", key)), None)
     if isinstance(given, Mapping) and odd is not None:
         raise UserError(f"a metric cannot be called '{odd}': letters, digits, '.', '_', '+', '-'")
-    return {key: make(build) for key, build in zip(keys, built.values(), strict=True)}
+    metrics = {key: make(build) for key, build in zip(keys, built.values(), strict=True)}
+    told = ["target" in inspect.signature(build).parameters for build in built.values()]
+    name = target_name(config)
+    return {
+        key: metric if is_told else on_target(metric, name)
+        for (key, metric), is_told in zip(metrics.items(), told, strict=True)
+    }
 
 
 def _metric_name(part: Part) -> str:

@@ -52,8 +52,8 @@ class LoadedRun:
     @property
     def class_names(self) -> tuple[str, ...]:
         """The name of every class; their numbers where they have no names."""
-        split = self.plan.splits["train"]
-        return split.class_names or tuple(str(i) for i in range(split.num_classes or 0))
+        target = self.plan.target
+        return target.names or tuple(str(i) for i in range(target.size or 0))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -77,13 +77,19 @@ class LoadedRun:
                 (h, w) or (h, w, c) uint8, which are resized and cut as a source does it.
 
         Returns:
-            `logits` (n, k) float32, `probability` (n, k) and `label` (n,), the likeliest class; of
+            `logits` (n, k) float32, `probability` (n, k) and `label` (n,), the likeliest class, or
+            (n, k), 1 for each that holds; of numbers only the logits, which they are. Of
             a segmentation `logits` (n, h, w, k) and `label` (n, h, w).
         """
         logits = np.concatenate([fetch(x) for x in self._run(self._answer, images)])
-        answers = {"logits": logits, "label": np.argmax(logits, axis=-1).astype(np.int32)}
-        if self.plan.unit == "example":
-            answers["probability"] = softmax(logits)
+        answers, kind = {"logits": logits}, self.plan.target.kind
+        if kind == "multilabel":
+            answers["probability"] = 1 / (1 + np.exp(-logits))
+            answers["label"] = (logits > 0).astype(np.int32)
+        elif kind != "numbers":
+            answers["label"] = np.argmax(logits, axis=-1).astype(np.int32)
+            if self.plan.unit == "example":
+                answers["probability"] = softmax(logits)
         return answers
 
     def features(self, images: Images) -> np.ndarray:
@@ -266,13 +272,14 @@ def _recorded(config: Config, workdir: Path) -> dict[str, Split] | None:
     data, opened = read_manifest(workdir).get("data", {}), {}
     names = {"train": config.data.train} | {k: held.split for k, held in held_of(config).items()}
     roles = [role for role in names if role in data]
-    if not (roles and (data.get("num_classes") or data.get("vocabulary"))):
+    known = any(data.get(key) for key in ("num_classes", "vocabulary", "targets"))
+    if not (roles and known):
         return None
     if "elements" not in data:
         smallest = min(roles, key=data.get)
         opened = open_splits(config, (smallest,), num_classes=data.get("num_classes"))
     elements = data.get("elements") or record(next(iter(opened.values())))
-    text = (recorded_tokenizer(data), data.get("vocabulary"))
+    text = (recorded_tokenizer(data), data.get("vocabulary"), data.get("targets"))
     about = (elements, data.get("class_names", ()), data.get("num_classes"), *text)
     return {r: recorded(names[r], data[r], *about) for r in roles} | opened
 

@@ -20,7 +20,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 
-from jaxdl.config import Network, Of, Part, Steps, Varying, parts_of
+from jaxdl.config import Network, Of, Part, Steps, Varying, kind_of, parts_of
 from jaxdl.errors import UserError, choices
 
 ROOMS = {
@@ -288,8 +288,7 @@ def _marks(annotation: Any) -> tuple[Any, ...]:
 
 def inner_kind(entry: Entry, argument: str) -> str | None:
     """The kind of the part that an argument of a builder takes; None where it takes no part."""
-    marks = _marks(entry.arguments()[argument].annotation)
-    return next((m.kind for m in marks if isinstance(m, Of)), None)
+    return kind_of(entry.arguments()[argument].annotation) or None
 
 
 class Named(NamedTuple):

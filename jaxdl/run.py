@@ -24,6 +24,7 @@ from jaxdl.data.streams import MAIN
 from jaxdl.errors import UserError
 from jaxdl.init_from import read_beginning
 from jaxdl.judging import score
+from jaxdl.metrics.base import on_target
 from jaxdl.perf.memory import explained, placed, ran_out
 from jaxdl.report import write_report
 from jaxdl.rundir import directory
@@ -279,7 +280,8 @@ def _keep_outputs(
     """Measure a split and keep its outputs; returns these, and the manifest's entries of them."""
     plan, step, fingerprint = session.plan, int(state.step), Fingerprint()
     limit, n = session.config.evaluation.outputs_limit, len(plan.splits[role])
-    gathered = {ROWS: output_rows(n, limit, plan.unit)}
+    rows_of = output_rows(n, limit, plan.unit, plan.target.kind)
+    gathered = {ROWS: on_target(rows_of, plan.target_name)}
     objective, metrics, *_ = plan.held[role]
     measure = make_evaluate(objective, metrics | gathered, plan.mesh)
     values = measure(*weights, session.whole(role, fingerprint))
@@ -302,13 +304,16 @@ def _keep_predictions(
 ) -> None:
     """Write `predictions.npz`, what a report shows of the outputs."""
     plan = session.plan
-    if plan.unit == "example" and session.leads:
+    if plan.unit == "example" and plan.target.kind == "classes" and session.leads:
         predictions = {name: rows[name] for name in ("label", "prediction", "confidence")}
-        directory.save_predictions(session.workdir, plan.splits[role], role, predictions)
+        split = dataclasses.replace(plan.splits[role], num_classes=plan.target.size)
+        directory.save_predictions(session.workdir, split, role, predictions)
     elif plan.unit == "pixel":
         index = np.unique(np.linspace(0, len(plan.splits[role]) - 1, MAPS_KEPT).astype(int))
         objective = plan.held[role].objective
-        maps = predict_maps(objective, plan.mesh, *weights, plan.splits[role].examples(index))
+        some = plan.splits[role].examples(index)
+        some["label"] = some[plan.target_name]
+        maps = predict_maps(objective, plan.mesh, *weights, some)
         if session.leads:
             with directory.writing(session.workdir):
                 file = session.workdir / "predictions.npz"
@@ -342,6 +347,8 @@ def run_metadata(plan: Plan, config: Config) -> dict[str, Any]:
             "vocabulary": train_split.vocabulary,
             "tokenizer": train_split.tokenizer and dataclasses.asdict(train_split.tokenizer.part),
             "elements": record(train_split),
+            "target": plan.target_name,
+            "targets": {name: one._asdict() for name, one in train_split.targets.items()},
         },
     }
 

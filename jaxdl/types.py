@@ -106,6 +106,19 @@ def progress_of(batch: Batch) -> Array:
     return jax.numpy.ones((), jax.numpy.float32)
 
 
+def as_label(batch: Batch, target: str) -> Batch:
+    """The batch with a target in the place of `label`, integers as int32.
+
+    A batch that has it there already is left as it is.
+    """
+    if target == "label" or target not in batch:
+        return batch
+    label = batch[target]
+    if jax.numpy.issubdtype(label.dtype, jax.numpy.integer):
+        label = label.astype(jax.numpy.int32)
+    return {**{key: x for key, x in batch.items() if key != target}, "label": label}
+
+
 def mask_of(batch: Batch) -> Array:
     """The batch's mask (b,), all ones where it has none."""
     if "mask" in batch:

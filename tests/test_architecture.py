@@ -28,6 +28,7 @@ ROWS = [
     ["models", "optim"],
     ["objectives", "train", "hub"],
     ["rundir"],
+    ["check_targets"],
     ["report", "checks"],
     ["held", "networks"],
     ["assemble_streams"],

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxdl.data.source import Source
 from jaxdl.data.split_spec import names, resolve
+from jaxdl.data.target import Target
 from jaxdl.data.tokenizers import Tokenizer
 from jaxdl.errors import UserError
 from jaxdl.registry import register
@@ -52,6 +53,7 @@ def from_arrays(
     *,
     tokenizer: Tokenizer | None = None,
     vocabulary: int | None = None,
+    targets: Mapping[str, Target] | None = None,
 ) -> Source:
     """A source of arrays that share their first axis, such as `image` (n, h, w, c), `label` (n,).
 
@@ -72,7 +74,8 @@ def from_arrays(
     if len(set(lengths.values())) > 1:
         raise UserError(f"arrays of one split differ in length: {lengths}")
     labels = (lambda: columns["label"]) if "label" in columns else None
-    return Source(Columns(columns), tuple(class_names), num_classes, labels, tokenizer, vocabulary)
+    about = (tokenizer, vocabulary, targets or {})
+    return Source(Columns(columns), tuple(class_names), num_classes, labels, *about)
 
 
 @register("sources")

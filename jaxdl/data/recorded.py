@@ -3,14 +3,17 @@
 A finished run is assembled from its manifest by them, on machines that do not have its data.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdl.data.source import Source
 from jaxdl.data.split import Split
+from jaxdl.data.target import Target, targets_of
 from jaxdl.data.tokenizers import Tokenizer
 from jaxdl.errors import UserError
 
@@ -46,6 +49,7 @@ def recorded(
     num_classes: int | None,
     tokenizer: Tokenizer | None = None,
     vocabulary: int | None = None,
+    targets: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Split:
     """A split without its examples.
 
@@ -57,6 +61,7 @@ def recorded(
         num_classes: where there are any.
         tokenizer: of tokens, where they are of a text.
         vocabulary: of tokens.
+        targets: of the split, by key, as dicts of their fields; an older run wrote none.
     """
     spec = {
         key: jax.ShapeDtypeStruct(tuple(one["shape"]), jnp.dtype(one["dtype"]))
@@ -64,4 +69,11 @@ def recorded(
     }
     about = {"tokenizer": tokenizer, "vocabulary": vocabulary}
     source = Source(_Absent(name, length), tuple(class_names), num_classes, **about)
-    return Split(name, source, None, spec, tuple(class_names), num_classes)
+    split = Split(name, source, None, spec, tuple(class_names), num_classes)
+    if targets is not None:
+        known = {k: Target(t["kind"], t["size"], tuple(t["names"])) for k, t in targets.items()}
+    else:
+        zeros = {key: np.zeros((1, *one.shape), one.dtype) for key, one in spec.items()}
+        sizes = (num_classes, split.vocabulary, tuple(class_names))
+        known = targets_of(zeros, False, {}, *sizes)
+    return dataclasses.replace(split, targets=known)

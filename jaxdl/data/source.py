@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from jaxdl.data.target import Target
 from jaxdl.data.tokenizers import Tokenizer
 
 
@@ -31,6 +32,8 @@ class Source:
             that is not possible. For subsets and samplers that read labels.
         tokenizer: of the tokens, if there are any and they are of a text.
         vocabulary: tokens there are, padding included; those of the tokenizer if it is given.
+        targets: what arrays of a record ask of a network, by key, where that does not follow from
+            their shapes and values; see `target.infer`.
     """
 
     records: Records
@@ -39,6 +42,7 @@ class Source:
     labels: Callable[[], np.ndarray] | None = None
     tokenizer: Tokenizer | None = None
     vocabulary: int | None = None
+    targets: Mapping[str, Target] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.records)

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxdl.data.arrays import Columns, from_arrays
 from jaxdl.data.source import Source
+from jaxdl.data.target import Target, targets_of
 from jaxdl.data.tokenizers import Tokenizer
 from jaxdl.errors import UserError
 from jaxdl.types import VOID
@@ -36,6 +37,7 @@ class Split:
         num_classes: of labels; None without any.
         rows: of a subset, the numbers that its examples have in the whole split.
         numbered: examples have their number in the split as `index`, () int32.
+        targets: what there is to learn, by key of a batch.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Split:
     num_classes: int | None
     rows: np.ndarray | None = None
     numbered: bool = False
+    targets: dict[str, Target] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -217,7 +220,11 @@ def open_split(
             raise UserError(f"split '{split}' is too large to count its classes: its source must")
         label = arrays["label"]
         num_classes = int(label.max(initial=-1, where=(label != VOID) | (label.ndim == 1))) + 1
-    opened = dataclasses.replace(opened, arrays=arrays, num_classes=num_classes)
+    some = {name: array[None] for name, array in first.items()} if arrays is None else arrays
+    sized = dataclasses.replace(opened, num_classes=num_classes)
+    about = (source.targets, num_classes, sized.vocabulary, source.class_names)
+    targets = targets_of(some, arrays is not None, *about)
+    opened = dataclasses.replace(opened, arrays=arrays, num_classes=num_classes, targets=targets)
     return opened.chosen(subset(opened)) if subset else opened
 
 

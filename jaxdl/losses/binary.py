@@ -13,7 +13,7 @@ from jaxdl.registry import register
 from jaxdl.types import Array
 
 
-@register("losses")
+@register("losses", target=("classes", "multilabel", "soft"))
 def binary_cross_entropy(logits: Array, label: Array, /, *, label_smoothing: Rate = 0.0) -> Array:
     """Binary cross-entropy, each class a question of its own.
 

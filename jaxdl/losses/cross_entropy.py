@@ -13,7 +13,7 @@ from jaxdl.registry import register
 from jaxdl.types import Array
 
 
-@register("losses")
+@register("losses", target=("classes", "soft"))
 def cross_entropy(logits: Array, label: Array, /, *, label_smoothing: Rate = 0.0) -> Array:
     """-sum_k q_k log p_k with p = softmax(logits), in nats.
 

@@ -18,7 +18,7 @@ from jaxdl.types import Array
 _TINY = 1e-12  # below the least of 1 - p that float32 tells from 0 by expm1(log p)
 
 
-@register("losses")
+@register("losses", target=("classes", "soft"))
 def focal(logits: Array, label: Array, /, *, gamma: NonNegative = 2.0) -> Array:
     """Focal loss over a softmax: cross-entropy that leaves aside what is already easy.
 
@@ -38,7 +38,7 @@ def focal(logits: Array, label: Array, /, *, gamma: NonNegative = 2.0) -> Array:
     return -jnp.sum(as_targets(logits, label) * rest**gamma * log_p, axis=-1)
 
 
-@register("losses")
+@register("losses", target=("classes", "multilabel", "soft"))
 def sigmoid_focal(
     logits: Array,
     label: Array,

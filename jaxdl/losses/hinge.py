@@ -12,7 +12,7 @@ from jaxdl.registry import register
 from jaxdl.types import Array
 
 
-@register("losses")
+@register("losses", target=("classes",))
 def hinge(logits: Array, label: Array, /) -> Array:
     """Hinge loss: by how much the label's logit fails to lead all others by 1.
 

@@ -14,7 +14,7 @@ from jaxdl.registry import register
 from jaxdl.types import Array
 
 
-@register("losses")
+@register("losses", target=("classes", "soft"))
 def generalized_cross_entropy(
     logits: Array, label: Array, /, *, q: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.7
 ) -> Array:
@@ -36,7 +36,7 @@ def generalized_cross_entropy(
     return jnp.sum(as_targets(logits, label) * -jnp.expm1(q * log_p) / q, axis=-1)
 
 
-@register("losses")
+@register("losses", target=("classes", "soft"))
 def symmetric_cross_entropy(
     logits: Array,
     label: Array,

@@ -16,7 +16,7 @@ from jaxdl.registry import register
 from jaxdl.types import Array
 
 
-@register("losses")
+@register("losses", target=("classes", "soft"))
 def poly1(
     logits: Array,
     label: Array,

@@ -9,7 +9,7 @@ from jaxdl.registry import register
 from jaxdl.types import Array
 
 
-@register("losses")
+@register("losses", target=("classes", "soft", "numbers"))
 def squared_error(logits: Array, label: Array, /) -> Array:
     """Squared distance from the target.
 
@@ -28,7 +28,7 @@ def squared_error(logits: Array, label: Array, /) -> Array:
     return jnp.sum(errors, axis=-1)
 
 
-@register("losses")
+@register("losses", target=("classes", "soft", "numbers"))
 def huber(logits: Array, label: Array, /, *, delta: Positive = 1.0) -> Array:
     """Huber loss: quadratic in small errors, linear in large ones.
 

@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from jaxdl.types import Array, Batch
+from jaxdl.types import Array, Batch, as_label
 
 Outputs = dict[str, Array]
 Pair = tuple[Array, Array]
@@ -30,6 +30,15 @@ class Metric(NamedTuple):
     names: tuple[str, ...] | Literal["classes", "matrix"] = ()
     """Of the numbers that the value holds, where it is not one number; those that are not named
     here are measured all the same, but a run cannot be judged by them"""
+
+
+def on_target(metric: Metric, target: str) -> Metric:
+    """The same metric, which reads another target of the batch as `label`."""
+    if target == "label":
+        return metric
+    return metric._replace(
+        sums=lambda outputs, batch: metric.sums(outputs, as_label(batch, target))
+    )
 
 
 def entries(metric: Metric, classes: Sequence[str]) -> list[str]:

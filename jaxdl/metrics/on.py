@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from typing import Annotated
 
+from jaxdl.errors import UserError
 from jaxdl.metrics.base import Metric, Outputs
 from jaxdl.registry import Of, register
-from jaxdl.types import Batch
+from jaxdl.types import Batch, as_label
 
 
 @register("metrics")
@@ -20,7 +21,9 @@ def on(*, target: str, metric: Annotated[Callable[[], Metric], Of("metrics")]) -
     inner = metric()
 
     def sums(outputs: Outputs, batch: Batch):
+        if target not in batch:
+            raise UserError(f"metric 'on' reads target '{target}', and the batch has none")
         of_target = outputs.get(target, {})
-        return inner.sums({**outputs, **of_target}, {**batch, "label": batch[target]})
+        return inner.sums({**outputs, **of_target}, as_label(batch, target))
 
     return inner._replace(sums=sums)

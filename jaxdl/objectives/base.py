@@ -19,7 +19,7 @@ from jaxdl.nn.ghost_batch_norm import ghost_batch_norm
 from jaxdl.nn.norm import keep_statistics
 from jaxdl.nn.precise import cast_params, precise
 from jaxdl.nn.remat import Policy, rematerialize
-from jaxdl.types import CONSTANT, EXTRA, Array, Aux, Batch, Objective, PyTree
+from jaxdl.types import CONSTANT, EXTRA, Array, Aux, Batch, Objective, PyTree, as_label
 
 Transform = Callable[[Array | None, Batch], Batch]
 
@@ -292,6 +292,22 @@ def _randomly(
     for transform, key in zip(transforms, keys, strict=True):
         batch = transform(key, batch)
     return batch
+
+
+def on_target(objective: Objective, target: str) -> Objective:
+    """The same objective, which learns another target of the batch as its `label`."""
+    if target == "label":
+        return objective
+    renamed = lambda batch: as_label(batch, target)
+    return objective._replace(
+        init=lambda key, batch: objective.init(key, renamed(batch)),
+        loss=lambda params, variables, batch, key: objective.loss(
+            params, variables, renamed(batch), key
+        ),
+        predict=lambda params, variables, batch, key=None: objective.predict(
+            params, variables, renamed(batch), key
+        ),
+    )
 
 
 def augmented(

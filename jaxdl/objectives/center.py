@@ -23,7 +23,7 @@ CENTERS = "centers"
 """The entry of the extra variables that holds one centre a class, (k, d) float32."""
 
 
-@register("regularizers")
+@register("regularizers", target=("classes",))
 def center_loss(
     objective: Objective,
     /,

@@ -14,7 +14,7 @@ from jaxdl.config import NonNegative
 from jaxdl.losses.pairs import pairs, squared_distances, unit, valid
 from jaxdl.losses.triplet import triplet
 from jaxdl.metrics.segmentation import weighted
-from jaxdl.objectives.base import Model
+from jaxdl.objectives.base import Model, on_target
 from jaxdl.objectives.features import add_penalty, pool_features, unmixed_mask
 from jaxdl.registry import Of, register
 from jaxdl.types import Array, Aux, Batch, Objective, PyTree
@@ -22,8 +22,10 @@ from jaxdl.types import Array, Aux, Batch, Objective, PyTree
 Loss = Annotated[Callable[[Array, Array, Array], Array], Of("embedding_losses")]
 
 
-@register("objectives")
-def embedding(model: Model, /, *, loss: Loss = triplet, normalize: bool = True) -> Objective:
+@register("objectives", target=("classes",))
+def embedding(
+    model: Model, /, *, loss: Loss = triplet, normalize: bool = True, target: str = "label"
+) -> Objective:
     """Minimise the mean over examples of a loss of their features.
 
     Pairs are made within a batch, micro-batches of an accumulated one included: then each example
@@ -37,6 +39,7 @@ def embedding(model: Model, /, *, loss: Loss = triplet, normalize: bool = True) 
         model: whose features are (b, d), or (b, h, w, d) and averaged over places.
         loss: of one anchor among the batch.
         normalize: scale features to length 1 before the loss sees them.
+        target: key of the batch that is learned as the label.
     """
 
     def objective_loss(params: PyTree, variables: PyTree, batch: Batch, key: Array):
@@ -46,10 +49,10 @@ def embedding(model: Model, /, *, loss: Loss = triplet, normalize: bool = True) 
         metrics = {"loss": (total, count), "nearest_neighbour": nearest_neighbour(x, label, weight)}
         return total / jnp.maximum(count, 1.0), Aux(variables, metrics, outputs)
 
-    return Objective(model.init, objective_loss, model.predict)
+    return on_target(Objective(model.init, objective_loss, model.predict), target)
 
 
-@register("regularizers")
+@register("regularizers", target=("classes",))
 def embedding_loss(
     objective: Objective,
     /,

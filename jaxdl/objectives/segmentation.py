@@ -13,7 +13,7 @@ from jaxdl.config import NonNegative
 from jaxdl.errors import UserError
 from jaxdl.losses.cross_entropy import cross_entropy
 from jaxdl.metrics.segmentation import correct_pixels, pixels, weighted
-from jaxdl.objectives.base import Model
+from jaxdl.objectives.base import Model, on_target
 from jaxdl.registry import Of, register
 from jaxdl.types import VOID, Array, Aux, Batch, Objective, PyTree
 
@@ -30,6 +30,7 @@ def segmentation(
     segmentation_loss: SegmentationLoss | None = None,
     segmentation_weight: NonNegative = 1.0,
     ignore: int | None = VOID,
+    target: str = "label",
 ) -> Objective:
     """Minimise the mean pixel `loss(logits, label)` plus the mean segmentation loss of an image.
 
@@ -43,6 +44,7 @@ def segmentation(
         segmentation_loss: of the whole mask of one image.
         segmentation_weight: of that loss beside the pixels' loss.
         ignore: label of pixels that count for nothing ("void"); null where all count.
+        target: key of the batch that is learned as the label.
 
     Raises:
         UserError: neither a loss nor a segmentation loss.
@@ -68,4 +70,4 @@ def segmentation(
         metrics["loss"] = (sum(sums.values()), count)
         return sum(terms.values()), Aux(variables, metrics, outputs, terms)
 
-    return Objective(model.init, objective_loss, model.predict)
+    return on_target(Objective(model.init, objective_loss, model.predict), target)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxdl.config import NonNegative
 from jaxdl.losses.cross_entropy import cross_entropy
 from jaxdl.metrics.classification import correct, masked
-from jaxdl.objectives.base import Model
+from jaxdl.objectives.base import Model, on_target
 from jaxdl.registry import Of, register
 from jaxdl.types import Array, Aux, Batch, Objective, PyTree
 
@@ -17,9 +17,17 @@ Loss = Annotated[Callable[[Array, Array], Array], Of("losses")]
 
 @register("objectives", mixed=True)
 def supervised(
-    model: Model, /, *, loss: Loss = cross_entropy, auxiliary_weight: NonNegative = 0.3
+    model: Model,
+    /,
+    *,
+    loss: Loss = cross_entropy,
+    auxiliary_weight: NonNegative = 0.3,
+    target: str = "label",
 ) -> Objective:
     """Minimise the mean over valid examples of `loss(logits, label)`.
+
+    A label is one class, or what else the loss takes: any number of classes, probabilities,
+    numbers.
 
     Of a mixture of two examples it is the mean of both labels' losses, each weighing its share:
     for cross-entropy the same as the loss of the mixed labels. The accuracy is that of the label
@@ -30,6 +38,7 @@ def supervised(
         loss: of one example.
         auxiliary_weight: of the loss of each auxiliary head, in models that have such heads:
             https://arxiv.org/abs/1409.4842, section 5. Only training knows of them.
+        target: key of the batch that is learned as the label.
     """
 
     def of_labels(logits: Array, batch: Batch) -> Array:
@@ -47,10 +56,12 @@ def supervised(
         for logits in outputs.get("auxiliary_logits", ()):
             values = values + auxiliary_weight * of_labels(logits, batch)
         total, count = masked(values, batch)
-        metrics = {"loss": (total, count), "accuracy": correct(outputs, _by_larger_share(batch))}
+        metrics = {"loss": (total, count)}
+        if batch["label"].ndim == 1 and jnp.issubdtype(batch["label"].dtype, jnp.integer):
+            metrics["accuracy"] = correct(outputs, _by_larger_share(batch))
         return total / jnp.maximum(count, 1.0), Aux(variables, metrics, outputs)
 
-    return Objective(model.init, objective_loss, model.predict)
+    return on_target(Objective(model.init, objective_loss, model.predict), target)
 
 
 def _by_larger_share(batch: Batch) -> Batch:

@@ -192,8 +192,28 @@ def summary(
         "Subset": data.get("subset"),
         "Classes": _known(data.get("num_classes")),
         "Vocabulary": _known(data.get("vocabulary")),
+        "Targets": _targets(data),
     }
     return [(term, figure) for term, figure in terms.items() if figure]
+
+
+def class_names(manifest: Mapping[str, Any]) -> Any:
+    """Names of the classes that the run learned, as far as its manifest knows them."""
+    data = section(manifest, "data")
+    target = section(section(data, "targets"), str(data.get("target")))
+    return target.get("names") or data.get("class_names")
+
+
+def _targets(data: Mapping[str, Any]) -> str | None:
+    """Every target of the examples, the learned one marked; None where there is only the usual."""
+    targets, learned = section(data, "targets"), data.get("target")
+    if not targets or list(targets) == ["label"] and targets["label"]["kind"] == "classes":
+        return None
+    said = [
+        f"{name} ({t['size']} {t['kind']}{', learned' if name == learned else ''})"
+        for name, t in targets.items()
+    ]
+    return ", ".join(said)
 
 
 def _best(found: Best) -> str:

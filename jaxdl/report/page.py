@@ -164,7 +164,7 @@ def _spoken(title: str, curves: list[Curve]) -> str:
 
 
 def _matrices(workdir: Path, manifest: dict[str, Any]) -> list[dict[str, Any]]:
-    class_names = settings.section(manifest, "data").get("class_names")
+    class_names = facts.class_names(manifest)
     shown = []
     for key, matrix in read_matrices(workdir).items():
         names = samples.class_names(class_names, max(matrix.shape))
@@ -176,12 +176,12 @@ def _predicted(found: read.Predictions | read.Maps, manifest: dict[str, Any]) ->
     if isinstance(found, read.Maps):
         numbers = [found.label[found.label != VOID], found.prediction.ravel()]
         count = 1 + int(np.concatenate(numbers).max(initial=-1))
-        names = samples.class_names(settings.section(manifest, "data").get("class_names"), count)
+        names = samples.class_names(facts.class_names(manifest), count)
         return {"split": found.split, "maps": samples.segmented(found, names)}
     labels = np.concatenate([found.label, found.prediction]).astype(int)
     classes = len(found.confusion) if found.confusion is not None else 0
     count = max(classes, 1 + int(labels.max(initial=-1)))
-    names = samples.class_names(settings.section(manifest, "data").get("class_names"), count)
+    names = samples.class_names(facts.class_names(manifest), count)
     return {
         "split": found.split,
         "maps": None,

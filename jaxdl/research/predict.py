@@ -52,6 +52,8 @@ def predicted(run: LoadedRun, files: Sequence[Path], top: int) -> Iterator[Answe
         files: to be read.
         top: classes of each answer; of a mask only those that are on it.
     """
+    if run.plan.target.kind == "numbers":
+        raise UserError("this run learns numbers, not classes: they are load_run(RUN).predict(...)")
     channels = run.image_shape[2]
     for start in range(0, len(files), run.batch_size):
         read = [_read(file, channels) for file in files[start : start + run.batch_size]]

@@ -12,6 +12,8 @@ from jaxdl.types import Array, Batch
 MIB = 2**20
 Form = Literal["logits", "log_probabilities"]
 
+OF_CLASSES = ("classes", "soft", "mask", "tokens")
+"""Kinds of targets whose logits are those of a softmax."""
 LABEL = {"example": "label", "pixel": "label", "token": "tokens"}
 """The unit of an objective to the key of a batch that its logits are compared with."""
 
@@ -34,7 +36,7 @@ def form_of(examples: int, shape: tuple[int, ...], limit: float) -> Form | None:
     return "log_probabilities" if 2 * numbers <= 4 * limit * MIB else None
 
 
-def output_rows(examples: int, limit: float, unit: str) -> Metric:
+def output_rows(examples: int, limit: float, unit: str, kind: str = "classes") -> Metric:
     """The outputs of each example as a metric: a dict of arrays (n, ...) of the whole split.
 
     They are `index` (n,), `label` (n, ...), and `logits` or `log_probabilities` (n, ..., k) where
@@ -46,6 +48,7 @@ def output_rows(examples: int, limit: float, unit: str) -> Metric:
         limit: of what is kept, in MiB; see `form_of`.
         unit: what logits are of: each 'example', 'pixel' or 'token'. The label of a token's logits
             is the next of `tokens`.
+        kind: of the target: only of classes are there predictions.
     """
 
     def rows(outputs: dict[str, Array], batch: Batch) -> dict[str, Array]:
@@ -54,9 +57,9 @@ def output_rows(examples: int, limit: float, unit: str) -> Metric:
         form = form_of(examples, logits.shape[1:], limit)
         if form == "logits":
             kept["logits"] = logits
-        elif form:
+        elif form and kind in OF_CLASSES:
             kept["log_probabilities"] = jax.nn.log_softmax(logits).astype(jnp.float16)
-        if unit == "example":
+        if unit == "example" and kind in OF_CLASSES:
             probabilities = jax.nn.softmax(logits)
             kept["prediction"] = jnp.argmax(probabilities, axis=-1)
             kept["confidence"] = jnp.max(probabilities, axis=-1)
