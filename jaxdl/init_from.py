@@ -61,8 +61,9 @@ def read_beginning(config: Config, plan: Plan, workdir: Path | None = None) -> B
         workdir: of the run, which may hold checkpoints.
     """
     sources = config.init_from or {}
-    sources = dict(sources) if isinstance(sources, dict) else {"": sources}
-    sources |= {f"constant/{name}": network.source for name, network in plan.networks.items()}
+    sources = sources if isinstance(sources, dict) else {"": sources}
+    of_parts = {f"constant/{name}": network.source for name, network in plan.networks.items()}
+    sources = of_parts | sources
     if not sources or (workdir and kept_steps(workdir / "checkpoints")):
         return None
     models = {"": config.model} | {name: network.model for name, network in plan.networks.items()}

@@ -5,7 +5,7 @@ leaves an image as it is. https://github.com/python-pillow/Pillow/blob/main/src/
 """
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -25,107 +25,85 @@ def factors(key: Array, strength: float, b: int) -> Array:
     return jax.random.uniform(key, (b,), minval=max(0.0, 1 - strength), maxval=1 + strength)
 
 
-def _enhanced(
-    key: Array,
-    batch: Batch,
+def turns(key: Array, strength: float, b: int) -> Array:
+    """(b,) drawn evenly from [-strength, strength]."""
+    return jax.random.uniform(key, (b,), minval=-strength, maxval=strength)
+
+
+def _enhancer(
     name: str,
+    about: str,
     change: Callable[[Array, Array], Array],
-    strength: float,
-    probability: float,
-) -> Batch:
-    image = image_bytes(batch, name)
-    draw, whether = jax.random.split(key)
-    changed = change(image, factors(draw, strength, image.shape[0]))
-    return {**batch, "image": some(whether, probability, changed, image)}
-
-
-@register("augmentations", pixels="uint8")
-def random_brightness(
-    key: Array,
-    batch: Batch,
-    /,
-    *,
-    strength: NonNegative = 0.4,
-    probability: Probability = 1.0,
-) -> Batch:
-    """Multiply levels by a random factor.
+    usual: float,
+    draw: Callable[[Array, float, int], Array] = factors,
+    kind: Any = NonNegative,
+    farthest: str = "farthest that the factor goes from 1",
+) -> Callable[..., Batch]:
+    """Register the augmentation that changes images by a number which it draws for each of them.
 
     Args:
-        strength: farthest that the factor goes from 1.
-        probability: of changing an image.
+        name: of the augmentation.
+        about: the first line of its description.
+        change: (images, a number for each) -> images.
+        usual: its strength unless a config says another.
+        draw: (key, strength, b) -> (b,) numbers.
+        kind: the type of a strength.
+        farthest: the meaning of a strength.
     """
-    return _enhanced(key, batch, "random_brightness", colour.brightened, strength, probability)
 
+    def enhance(
+        key: Array,
+        batch: Batch,
+        /,
+        *,
+        strength: kind = usual,
+        probability: Probability = 1.0,
+    ) -> Batch:
+        image = image_bytes(batch, name)
+        drawn, whether = jax.random.split(key)
+        changed = change(image, draw(drawn, strength, image.shape[0]))
+        return {**batch, "image": some(whether, probability, changed, image)}
 
-@register("augmentations", pixels="uint8")
-def random_contrast(
-    key: Array,
-    batch: Batch,
-    /,
-    *,
-    strength: NonNegative = 0.4,
-    probability: Probability = 1.0,
-) -> Batch:
-    """Spread levels about the image's mean grey by a random factor.
+    enhance.__name__ = enhance.__qualname__ = name
+    enhance.__doc__ = f"""{about}
 
     Args:
-        strength: farthest that the factor goes from 1.
+        strength: {farthest}.
         probability: of changing an image.
     """
-    return _enhanced(key, batch, "random_contrast", colour.contrasted, strength, probability)
+    return register("augmentations", pixels="uint8")(enhance)
 
 
-@register("augmentations", pixels="uint8")
-def random_saturation(
-    key: Array,
-    batch: Batch,
-    /,
-    *,
-    strength: NonNegative = 0.4,
-    probability: Probability = 1.0,
-) -> Batch:
-    """Spread the channels about each pixel's grey by a random factor.
-
-    Args:
-        strength: farthest that the factor goes from 1.
-        probability: of changing an image.
-    """
-    return _enhanced(key, batch, "random_saturation", colour.saturated, strength, probability)
-
-
-@register("augmentations", pixels="uint8")
-def random_sharpness(
-    key: Array,
-    batch: Batch,
-    /,
-    *,
-    strength: NonNegative = 0.9,
-    probability: Probability = 1.0,
-) -> Batch:
-    """Spread levels about those of a smoothed image by a random factor: below 1 blurs.
-
-    Args:
-        strength: farthest that the factor goes from 1.
-        probability: of changing an image.
-    """
-    return _enhanced(key, batch, "random_sharpness", colour.sharpened, strength, probability)
-
-
-@register("augmentations", pixels="uint8")
-def random_hue(
-    key: Array, batch: Batch, /, *, strength: Turn = 0.1, probability: Probability = 1.0
-) -> Batch:
-    """Turn the colour circle by a random angle.
-
-    Args:
-        strength: the farthest, as a share of a whole turn.
-        probability: of changing an image.
-    """
-    image = image_bytes(batch, "random_hue")
-    draw, whether = jax.random.split(key)
-    turn = jax.random.uniform(draw, image.shape[:1], minval=-strength, maxval=strength)
-    changed = colour.turned_hue(image, turn)
-    return {**batch, "image": some(whether, probability, changed, image)}
+random_brightness = _enhancer(
+    "random_brightness", "Multiply levels by a random factor.", colour.brightened, 0.4
+)
+random_contrast = _enhancer(
+    "random_contrast",
+    "Spread levels about the image's mean grey by a random factor.",
+    colour.contrasted,
+    0.4,
+)
+random_saturation = _enhancer(
+    "random_saturation",
+    "Spread the channels about each pixel's grey by a random factor.",
+    colour.saturated,
+    0.4,
+)
+random_sharpness = _enhancer(
+    "random_sharpness",
+    "Spread levels about those of a smoothed image by a random factor: below 1 blurs.",
+    colour.sharpened,
+    0.9,
+)
+random_hue = _enhancer(
+    "random_hue",
+    "Turn the colour circle by a random angle.",
+    colour.turned_hue,
+    0.1,
+    turns,
+    Turn,
+    "the farthest, as a share of a whole turn",
+)
 
 
 @register("augmentations", pixels="uint8")
@@ -174,6 +152,5 @@ def color_jitter(
         if strength:
             changed = change(changed, factors(k, strength, b))
     if hue:
-        turn = jax.random.uniform(last, (b,), minval=-hue, maxval=hue)
-        changed = colour.turned_hue(changed, turn)
+        changed = colour.turned_hue(changed, turns(last, hue, b))
     return {**batch, "image": some(whether, probability, changed, image)}
