@@ -89,8 +89,9 @@ def _check_metric(part: Part, name: str, targets: Mapping[str, Target]) -> None:
 
 def _check(kind: str, part: Part, name: str, target: Target) -> None:
     kinds = _kinds(kind, part)
-    # To a loss, each pixel is an example.
-    asked = "classes" if kind == "losses" and target.kind == "mask" else target.kind
+    # To a loss, each pixel and each token is an example.
+    dense = kind == "losses" and target.kind in ("mask", "tokens")
+    asked = "classes" if dense else target.kind
     if kinds is not None and asked not in kinds:
         entries = registry.entries(kind)
         mates = [e.name for e in entries if asked in (_kinds(kind, Part(e.name)) or ())]

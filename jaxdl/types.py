@@ -109,9 +109,10 @@ def progress_of(batch: Batch) -> Array:
 def as_label(batch: Batch, target: str) -> Batch:
     """The batch with a target in the place of `label`, integers as int32.
 
-    A batch that has it there already is left as it is.
+    A batch that has it there already is left as it is, and so are tokens, which nothing reads as
+    labels.
     """
-    if target == "label" or target not in batch:
+    if target in ("label", "tokens") or target not in batch:
         return batch
     label = batch[target]
     if jax.numpy.issubdtype(label.dtype, jax.numpy.integer):

@@ -34,7 +34,7 @@ class Metric(NamedTuple):
 
 def on_target(metric: Metric, target: str) -> Metric:
     """The same metric, which reads another target of the batch as `label`."""
-    if target == "label":
+    if target in ("label", "tokens"):
         return metric
     return metric._replace(
         sums=lambda outputs, batch: metric.sums(outputs, as_label(batch, target))

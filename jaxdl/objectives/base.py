@@ -296,7 +296,7 @@ def _randomly(
 
 def on_target(objective: Objective, target: str) -> Objective:
     """The same objective, which learns another target of the batch as its `label`."""
-    if target == "label":
+    if target in ("label", "tokens"):
         return objective
     renamed = lambda batch: as_label(batch, target)
     return objective._replace(
