@@ -11,6 +11,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from zoo import BUILT, GOLDEN, ROUNDED, initial, quick
 
 from jaxdl import models, registry, tree
+from jaxdl.nn import conv
 from jaxdl.nn.layers import round_channels
 from jaxdl.objectives.base import Model
 from jaxdl.objectives.segmentation import segmentation
@@ -28,7 +29,8 @@ AUXILIARY = ("auxiliary_0", "auxiliary_1")
 def shapes_of(name, classes=1000, image=None, **args):
     model = models.create(name, classes, **args)
     image = jax.ShapeDtypeStruct((1, *(image or models.input_shape(name))), jnp.float32)
-    return jax.eval_shape(model.init, jax.random.key(0), image)
+    with conv.target("tpu"):  # of the same shapes, and the soonest traced
+        return jax.eval_shape(model.init, jax.random.key(0), image)
 
 
 @pytest.mark.parametrize("name", GOLDEN)
@@ -74,10 +76,11 @@ def test_backbone_and_head_are_apart(name):
     assert {"backbone", "head"} <= set(shapes["params"]) <= {"backbone", "head", *AUXILIARY}
     model = models.create(name, 7)
     image = jax.ShapeDtypeStruct((2, *models.input_shape(name)), jnp.float32)
-    features = jax.eval_shape(lambda v, x: model.apply(v, x, method="features"), shapes, image)
-    logits = jax.eval_shape(
-        lambda v, f: model.apply(v, f, method=lambda m, x: m.head(x)), shapes, features
-    )
+    with conv.target("tpu"):
+        features = jax.eval_shape(lambda v, x: model.apply(v, x, method="features"), shapes, image)
+        logits = jax.eval_shape(
+            lambda v, f: model.apply(v, f, method=lambda m, x: m.head(x)), shapes, features
+        )
     maps = image.shape[1:3] if model.unit == "pixel" else ()
     chex.assert_shape(logits, (2, *maps, 7))
 
