@@ -44,7 +44,7 @@ def _at(path: str) -> Iterator[None]:
 def _opened(config: Config, parts: registry.Parts, name: str, train: Split) -> Split:
     """The examples of a further stream; arrays are shared where they are those of the main one."""
     stream, data = config.data.streams[name], config.data
-    split = stream.split or data.train
+    split = stream.split or ("train" if stream.source else data.train)
     is_main = stream.source is None and split == data.train and stream.subset == data.subset
     if is_main and (stream.labels or stream.subset is None):
         return train if stream.labels else train.without_labels()

@@ -72,7 +72,7 @@ class Stream:
     """A further source of training examples: each batch has one of its batches under its name."""
 
     source: Annotated[Part, Of("sources")] | None = None  # None: the main one
-    split: str | None = None  # None: as `data.train`
+    split: str | None = None  # None: as `data.train`, of another source 'train'
     subset: Annotated[Part, Of("subsets")] | None = None
     sampler: Annotated[Part, Of("samplers")] = part("shuffle")
     batch_size: Count | None = None  # None: as `data.batch_size`

@@ -94,7 +94,7 @@ def test_p_classes_of_k_examples():
 def test_episodes_lie_as_episode_way_example_and_are_disjoint():
     labels = np.repeat(np.arange(6), 8)
     order = episodes(48, 36, 0, labels, ways=3, shots=2, queries=4, episodes=2)
-    tasks = set()
+    tasks, taken = set(), set()
     for t in range(20):
         rows = order(t).reshape(2, 3, 6)
         for episode in rows:
@@ -102,8 +102,9 @@ def test_episodes_lie_as_episode_way_example_and_are_disjoint():
             classes = labels[episode]
             assert (classes == classes[:, :1]).all() and len(set(classes[:, 0])) == 3
             tasks.add(tuple(classes[:, 0]))
+            taken |= {(int(labels[own[0]]), tuple(own)) for own in rows.reshape(-1, 6).tolist()}
         np.testing.assert_array_equal(rows, order(t).reshape(2, 3, 6))
-    assert len(tasks) > 20
+    assert len(tasks) > 20 and len(taken) > 100  # of 120 draws
 
 
 def test_streams_have_seeds_of_their_own():

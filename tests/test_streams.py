@@ -193,7 +193,7 @@ def test_augmentations_and_views_of_a_stream():
     inner = Objective(init=lambda key, batch: (batch, {}), loss=loss, predict=lambda *_: {})
     noise = lambda key, batch: {**batch, "image": batch["image"] + jax.random.normal(key, (4,))}
     double = lambda key, batch: {**batch, "image": 2 * batch["image"]}
-    stream = StreamTransforms([noise], [double], {"weak": [], "strong": [noise, noise]})
+    stream = StreamTransforms([noise], [double], {"weak": [], "strong": [noise]})
     objective = augmented(inner, [noise], [], {"target": stream})
     alone = augmented(inner, [noise], [])
     image = jnp.arange(4.0)
@@ -429,6 +429,20 @@ def test_a_stream_from_the_shell():
         ),
         "other": Stream(sampler=part("balanced")),
     }
+
+
+@pytest.mark.data
+def test_a_real_stream_beside_the_embedded_digits():
+    changes = [
+        ("data.source", "digits"),
+        ("data.streams.target.source", "tfds(dataset=usps)"),
+        ("data.streams.target.sampler", "balanced"),
+    ]
+    wanted = override(config({}), changes)
+    (batch,) = training_batches(wanted, assemble(wanted), 0, 1)
+    assert batch["image"].shape == (32, 8, 8, 1)
+    assert batch["target"]["image"].shape == (32, 16, 16, 1)
+    assert set(np.bincount(batch["target"]["label"], minlength=10)) == {3, 4}
 
 
 @pytest.mark.parametrize(

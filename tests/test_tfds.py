@@ -45,6 +45,7 @@ class Tiny(tfds.core.GeneratorBasedBuilder):
             "label": tfds.features.ClassLabel(names=["dark", "light"]),
             "segmentation_mask": tfds.features.Image(shape=(None, None, 1)),
             "boxes": tfds.features.Sequence(np.float32),
+            "index": np.int64,
             "weight": np.float32,
         }
         return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
@@ -58,7 +59,7 @@ class Tiny(tfds.core.GeneratorBasedBuilder):
             mask = np.resize(np.uint8([0, 2, 5]), pixels.shape)
             yield i, {
                 "id": str(i), "image": png(pixels), "segmentation_mask": png(mask),
-                "label": i > 3, "boxes": [0.5] * i, "weight": i,
+                "label": i > 3, "boxes": [0.5] * i, "weight": i, "index": i,
             }
 
 Tiny(data_dir=sys.argv[1]).download_and_prepare(file_format="array_record")
@@ -122,6 +123,13 @@ def test_labels_are_read_without_decoding_images(tiny, monkeypatch):
     monkeypatch.setattr(tfds.features.Image, "decode_example_np", None)
     np.testing.assert_array_equal(split.labels("a test"), expected)
     assert split.labels("a test").dtype == np.int32
+
+
+def test_a_feature_whose_name_is_taken_can_be_the_label(tiny):
+    args = {"dataset": "tiny", "data_dir": tiny, "image_size": 8}
+    split = opened("tfds", "train", label="index", **args)
+    assert "index" not in split.element_spec
+    np.testing.assert_array_equal(split.arrays["label"], split.arrays["weight"])
 
 
 def test_a_mask_can_be_the_label(tiny):

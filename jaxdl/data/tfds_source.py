@@ -2,7 +2,8 @@
 
 https://www.tensorflow.org/datasets
 A data set is prepared once, by TFDS and in an environment that has TensorFlow; from then on it is
-read here. Features that are text (ids, file names) or whose length varies are left out.
+read here. Features that are text (ids, file names) or whose length varies are left out, and
+`index` and `mask`, which number examples and mark padding here, unless one is the label.
 """
 
 import dataclasses
@@ -24,6 +25,7 @@ from jaxdl.registry import register
 from jaxdl.types import VOID
 
 _MASK = "segmentation_mask"
+_TAKEN = ("index", "mask")  # keys of a batch that mean something else here
 _CHUNK = 1024  # records that are read at a time where only their labels are wanted
 
 
@@ -105,7 +107,8 @@ def tfds_source(
     if is_empty:
         raise UserError(f"split '{split}' of data set '{dataset}' is empty")
     features = builder.info.features
-    wanted = tuple(name for name in sorted(features) if _stacks(name, features[name]))
+    named = [name for name in sorted(features) if name == label or name not in _TAKEN]
+    wanted = tuple(name for name in named if _stacks(name, features[name]))
     if not wanted:
         raise UserError(f"data set '{dataset}' holds no arrays, only {', '.join(sorted(features))}")
     if label not in wanted and (label != "label" or void is not None):
