@@ -5,7 +5,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +34,7 @@ from jaxdl.optim.chain import chain
 from jaxdl.optim.groups import grouped, partitioned
 from jaxdl.train.progress import timed, with_progress
 from jaxdl.train.reestimate import Reestimate, make_reestimate
+from jaxdl.train.refresh import Refresh
 from jaxdl.train.sharding import AXES, Layout, batch_sharding, batch_shards, make_mesh
 from jaxdl.train.state import StateSpec, TrainState, abstract_state
 from jaxdl.train.step import Step, make_step
@@ -66,6 +67,8 @@ class Plan(NamedTuple):
     """Of training examples, and of evaluation splits that ask for no others."""
     held: dict[str, Measured]
     """Evaluation splits by name."""
+    refreshes: dict[str, Refresh]
+    """Changes between steps by name, in their order."""
     networks: dict[str, NetworkSpec]
     """Networks that stand under their names in the constant variables."""
     target_name: str
@@ -225,6 +228,7 @@ def assemble(
         target_name=target_name(config),
         target=target,
         held=measured(config, parts, objective, prepared, make),
+        refreshes=_refreshes(parts.many("refresh", in_steps), make),
         networks=networks,
         unit=unit_of("objectives", config.objective),
     )
@@ -286,6 +290,15 @@ def _objective(
     streams = stream_transforms(config, parts)
     objective = augmented(objective, parts.many("augment"), preprocess, streams)
     return on_target(objective, target_name(config))
+
+
+def _refreshes(
+    bound: Sequence[Callable[..., Refresh]], make: Callable[..., Any]
+) -> dict[str, Refresh]:
+    """Refreshes by their names; those of one name are numbered."""
+    names = [registry.name_of(build) for build in bound]
+    keys = [n if names.count(n) == 1 else f"{n} {i}" for i, n in enumerate(names)]
+    return {key: make(build) for key, build in zip(keys, bound, strict=True)}
 
 
 def asks_for_progress(parts: registry.Parts) -> bool:

@@ -224,6 +224,9 @@ class Config:
     regularizers: tuple[
         Annotated[Part, Of("regularizers")], ...
     ] = ()  # around the objective, the last one outermost
+    refresh: tuple[
+        Annotated[Part, Of("refreshes")], ...
+    ] = ()  # what changes between steps, by what was measured
     optimizer: Annotated[Part, Of("optimizers")] = part("adamw", learning_rate=1e-3)
     optimizers: dict[str, Annotated[Part, Of("optimizers")]] = dataclasses.field(
         default_factory=dict

@@ -187,7 +187,8 @@ def _list(request: list[str], imports: list[str]) -> int:
     if len(entries) == 1:
         print("\n".join(f"    {line}" for line in registry.describe(entries[0])))
     if not entries:
-        raise UserError(f"no {request[0]} match '{request[1]}'")
+        pattern = f"match '{request[1]}'" if len(request) > 1 else "come with jaxdl: see --import"
+        raise UserError(f"no {request[0]} {pattern}")
     return 0
 
 

@@ -50,6 +50,7 @@ ROOMS = {
     "averages": "jaxdl.optim",
     "gradient_methods": "jaxdl.train",
     "precisions": "jaxdl.train",
+    "refreshes": "jaxdl.train",
     "sinks": "jaxdl.rundir",
     "sources": "jaxdl.data",
     "tokenizers": "jaxdl.data",

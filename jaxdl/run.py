@@ -34,6 +34,7 @@ from jaxdl.session import ROLLED_BACK, Session
 from jaxdl.train.evaluate import make_evaluate, predict_maps
 from jaxdl.train.loop import Hook, every, fit, piecewise, run_hooks
 from jaxdl.train.outputs import output_rows
+from jaxdl.train.refresh import check_refreshes, refreshing
 from jaxdl.train.state import TrainState
 from jaxdl.train.step import Step, compile_step
 from jaxdl.types import PyTree
@@ -63,6 +64,8 @@ def run(config: Config, workdir: Path) -> dict[str, float]:
 
 def _run(config: Config, workdir: Path, stop: Stop) -> dict[str, float]:
     plan = assemble(config)
+    if plan.refreshes:
+        check_refreshes(plan.refreshes, plan.abstract_state(config.seed))
     begin = read_beginning(config, plan, workdir)
     changes = _claim(workdir, config)
     manifest = directory.Manifest(workdir, **run_metadata(plan, config))
@@ -243,7 +246,15 @@ def _compiled(session: Session, state: TrainState) -> tuple[Step, float]:
     seconds = time.perf_counter() - clock
     if session.leads:
         print(f"compiled the step in {seconds:.1f} s", flush=True)
-    return piecewise(phases, (chunk.start for chunk in session.step_chunks(begun))), seconds
+    starts = lambda: (chunk.start for chunk in session.step_chunks(begun))
+    step = refreshing(
+        piecewise(phases, starts()),
+        session.plan.refreshes,
+        starts(),
+        session.measurements,
+        session.examples,
+    )
+    return step, seconds
 
 
 def conclude(session: Session, state: TrainState) -> dict[str, Any]:

@@ -38,6 +38,9 @@ from jaxdl.types import Batch, PyTree
 ROLLED_BACK = "train/rolled_back_to"
 """In the journal: the step whose weights training went on with."""
 
+TIMINGS = ("/images_per_second", "/data_wait")
+"""Ends of the keys of measurements that differ from run to run."""
+
 
 @dataclasses.dataclass
 class Session:
@@ -121,6 +124,7 @@ class Session:
         plan, config = self.plan, self.config
         due = [config.log.every, config.evaluation.every, config.checkpoint.every]
         due = [max(1, plan.to_steps(period)) for period in due] + [n for n, _ in plan.phases if n]
+        due += [refresh.every for refresh in plan.refreshes.values()]
         return step_chunks(start, plan.steps, config.steps_per_execution, due)
 
     def batches(self, start: int) -> Batches:
@@ -196,6 +200,18 @@ class Session:
         """A split's batches for evaluation, numbered."""
         batches = whole_split(self.config, self.plan, role, fingerprint=fingerprint)
         return self.stop.between(batches)
+
+    def measurements(self) -> list[dict[str, Any]]:
+        """Lines of the log so far, without what differs from run to run."""
+        return [
+            {key: value for key, value in line.items() if not key.endswith(TIMINGS)}
+            for line in self.lines()
+        ]
+
+    def examples(self, role: str) -> Iterator[Batch]:
+        """Batches of a split in its order, each example once."""
+        with contextlib.closing(whole_split(self.config, self.plan, role)) as batches:
+            yield from self.stop.between(batches)
 
     def history(self) -> list[tuple[int, float]]:
         """(step, value) of the monitored metric."""

@@ -204,7 +204,7 @@ def test_reading_a_config_does_not_import_jax():
 def test_summary_mentions_every_field_that_is_set():
     shown = {line.split()[0] for line in config_file.summary(Config()).splitlines()}
     unset = {"initializer", "dropout", "freeze_norms", "init_from", "regularizers", "wrappers"}
-    unset |= {"optimizers"}
+    unset |= {"optimizers", "refresh"}
     unset |= {
         "freeze",
         "lr_multipliers",

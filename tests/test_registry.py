@@ -14,7 +14,8 @@ from jaxdl.errors import UserError
 ALL = [(kind, entry) for kind in registry.ROOMS for entry in registry.entries(kind)]
 
 
-@pytest.mark.parametrize("kind", registry.ROOMS)
+# What a refresh sets is an objective's own: they are written beside one, as in refreshed.py.
+@pytest.mark.parametrize("kind", [kind for kind in registry.ROOMS if kind != "refreshes"])
 def test_every_room_offers_something(kind):
     assert registry.entries(kind)
 

@@ -88,6 +88,7 @@ def check(config: Config) -> None:
     """
     unfit = {
         "early_stopping": config.early_stopping is not None,
+        "refresh": bool(config.refresh),
         "evaluation.norm_batches": config.evaluation.norm_batches > 0,
         "evaluation.generalization_gap": config.evaluation.generalization_gap,
     }
