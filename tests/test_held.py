@@ -23,6 +23,7 @@ from jaxdl.config_file import from_json, to_json
 from jaxdl.errors import UserError
 from jaxdl.held import order_of
 from jaxdl.loaded import load_run
+from jaxdl.override import override
 from jaxdl.population import session
 from jaxdl.run import run
 
@@ -189,6 +190,16 @@ def test_members_of_a_population_are_judged_by_the_score(tmp_path):
 def test_refusals(asked, message):
     with pytest.raises(UserError, match=message):
         assemble(asked)
+
+
+def test_splits_are_set_from_the_shell():
+    source, metrics = "fake(size=[4,4,1],num_classes=3,examples=90,seed=7)", "accuracy, recall"
+    path = "evaluation.splits.ood"
+    asked = override(config(splits={}), [(f"{path}.source", source), (f"{path}.metrics", metrics)])
+    assert asked.evaluation.splits["ood"] == Held(
+        source=OTHER, metrics=(part("accuracy"), part("recall"))
+    )
+    assert {"ood/accuracy", "ood/recall"} == set(assemble(asked).measured("ood"))
 
 
 def test_a_config_with_splits_is_plain_data():

@@ -298,7 +298,10 @@ def on_target(objective: Objective, target: str) -> Objective:
     """The same objective, which learns another target of the batch as its `label`."""
     if target in ("label", "tokens"):
         return objective
-    renamed = lambda batch: as_label(batch, target)
+
+    def renamed(batch: Batch) -> Batch:
+        return as_label(batch, target)
+
     return objective._replace(
         init=lambda key, batch: objective.init(key, renamed(batch)),
         loss=lambda params, variables, batch, key: objective.loss(
