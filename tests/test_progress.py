@@ -85,6 +85,9 @@ def test_batches_of_runs_that_do_not_ask_are_as_they_were():
     asked = jax.make_jaxpr(assemble(RUN).step)(state, spec)
     silent = jax.make_jaxpr(plan.step)(state, spec)
     assert len(silent.eqns) < len(asked.eqns)
+    batch = {"image": np.zeros((16, 4, 4, 1))}
+    assert plan.told(batch, 3) is batch
+    np.testing.assert_array_equal(assemble(RUN).told(batch, 3)["progress"], np.full(16, 0.5, "f"))
 
 
 def test_outside_of_training_steps_a_run_counts_as_done():

@@ -386,7 +386,7 @@ def test_real_text_is_learnt(spec, tmp_path):
     ]  # fmt: skip
     config = override(load(str(ROOT / "configs" / spec)), changes)
     values = run(config, tmp_path)
-    vocabulary = assemble(config).splits["train"].num_classes
+    vocabulary = assemble(config).splits["train"].vocabulary
     assert values["validation/perplexity"] < vocabulary / 4
 
 
