@@ -76,7 +76,7 @@ class Stream:
     subset: Annotated[Part, Of("subsets")] | None = None
     sampler: Annotated[Part, Of("samplers")] = part("shuffle")
     batch_size: Count | None = None  # None: as `data.batch_size`
-    labels: bool = True  # false: the stream has none
+    labels: bool = True  # false: the stream has neither these nor other targets
     augment: tuple[Annotated[Part, Of("augmentations")], ...] | None = None  # None: the run's own
     preprocess: tuple[Annotated[Part, Of("augmentations")], ...] | None = None  # the same
     views: dict[str, tuple[Annotated[Part, Of("augmentations")], ...]] = dataclasses.field(

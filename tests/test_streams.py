@@ -267,6 +267,21 @@ def test_a_builder_that_declares_index_gets_numbers():
     assert "index" not in assemble(config()).batch_spec(8)
 
 
+@pytest.mark.parametrize("memory", [0, GIB])
+def test_no_target_is_left_without_labels(memory):
+    arrays = {
+        "image": np.zeros((6, 2, 2, 1), np.uint8), "label": np.arange(6), "age": np.ones(6),
+        "mask_of_parts": np.zeros((6, 2, 2), np.uint8),
+    }  # fmt: skip
+    records = [{k: a[i] for k, a in arrays.items()} for i in range(6)]
+    whole = open_split(lambda _: Source(records, num_classes=6), "all", memory=memory)
+    bare = open_split(lambda _: Source(records), "all", memory=memory, labels=False)
+    for split in (bare, whole.without_labels()):
+        assert list(split.element_spec) == ["image"] == list(split.examples(np.arange(2)))
+        assert split.targets == {}
+    assert set(whole.targets) == {"label", "age", "mask_of_parts"}
+
+
 # Whole runs
 
 

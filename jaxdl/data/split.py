@@ -17,8 +17,8 @@ from jaxdl.data.tokenizers import Tokenizer
 from jaxdl.errors import UserError
 from jaxdl.types import VOID
 
-LABELS = ("label",)
-"""Keys of an example that say of which class it is."""
+UNLABELLED = ("image", "tokens", "source", "index")
+"""Keys of an example that stay where its labels are taken away: any other may tell of them."""
 
 _NUMBERS = (jnp.bool_, jnp.integer, jnp.floating)
 _CHUNK = 256  # records that one thread decodes at a time
@@ -127,10 +127,14 @@ class Split:
         return np.asarray(indices) if self.rows is None else self.rows[indices]
 
     def without_labels(self) -> "Split":
-        """The split without what says of which class its examples are."""
-        keep = lambda arrays: {k: x for k, x in arrays.items() if k not in LABELS}
-        arrays = self.arrays and keep(self.arrays)
-        return dataclasses.replace(self, arrays=arrays, element_spec=keep(self.element_spec))
+        """The split without labels and all other targets."""
+        keep = lambda arrays: {k: x for k, x in arrays.items() if k in UNLABELLED}
+        return dataclasses.replace(
+            self,
+            arrays=self.arrays and keep(self.arrays),
+            element_spec=keep(self.element_spec),
+            targets=keep(self.targets),
+        )
 
     def with_numbers(self) -> "Split":
         """The split with each example's number, from 0, as `index`."""
@@ -181,7 +185,7 @@ def open_split(
         threads: readers while decoding.
         subset: gives the numbers of the examples to keep, of the split that it is given. What it
             leaves out is not decoded, unless the labels it reads can be had in no other way.
-        labels: false leaves labels out: nothing sees them, the subset neither.
+        labels: false leaves labels and all other targets out, for the subset too.
 
     Raises:
         UserError: an empty split, a label outside [0, num_classes), records of different shapes.
@@ -197,7 +201,7 @@ def open_split(
     first = {name: _array(name, value, split) for name, value in source[0].items()}
     spec = {name: jax.ShapeDtypeStruct(a.shape, _dtype(name, a)) for name, a in first.items()}
     _check_spec(spec, split)
-    spec = {name: s for name, s in spec.items() if labels or name not in LABELS}
+    spec = {name: s for name, s in spec.items() if labels or name in UNLABELLED}
     num_classes = source.num_classes or len(source.class_names) or num_classes
     opened = Split(split, source, None, spec, source.class_names, num_classes)
     in_columns = isinstance(source.records, Columns)
@@ -220,7 +224,7 @@ def open_split(
             raise UserError(f"split '{split}' is too large to count its classes: its source must")
         label = arrays["label"]
         num_classes = int(label.max(initial=-1, where=(label != VOID) | (label.ndim == 1))) + 1
-    some = {name: array[None] for name, array in first.items()} if arrays is None else arrays
+    some = {name: first[name][None] for name in spec} if arrays is None else arrays
     sized = dataclasses.replace(opened, num_classes=num_classes)
     about = (source.targets, num_classes, sized.vocabulary, source.class_names)
     targets = targets_of(some, arrays is not None, *about)
