@@ -21,7 +21,11 @@ CLASSES = 7
 # All but the one that needs another metric inside.
 ENTRIES = {e.name: e for e in registry.entries("metrics") if e.name != "on"}
 METRICS = {name: entry.build() for name, entry in ENTRIES.items()}
-UNITS = {name: entry.metadata.get("unit", "example") for name, entry in ENTRIES.items()}
+# What they are of: each example's class, pixels, tokens, or a target of another kind.
+UNITS = {
+    name: entry.metadata.get("target") or entry.metadata.get("unit", "example")
+    for name, entry in ENTRIES.items()
+}
 # Those that read a label an example, and not tokens or maps, and that add up.
 OF_LABELS = [n for n, m in METRICS.items() if "example" in UNITS[n] and m.merge == "add"]
 PARTS = {
@@ -113,6 +117,13 @@ def of_kind(unit, n):
         return {"logits": logits(n, 3, 4), "label": label}
     if unit == "token":
         return {"logits": logits(n, 9), "tokens": of_class(n, 9), "generated": of_class(n, 9)}
+    if unit == "multilabel":
+        return {"logits": logits(n), "label": of_class(n, CLASSES) % 2}
+    if unit == "soft":
+        weight = rng.random((n, CLASSES)).astype(np.float32)
+        return {"logits": logits(n), "label": weight / weight.sum(axis=1, keepdims=True)}
+    if unit == "numbers":
+        return {"logits": logits(n), "label": logits(n)}
     features = rng.normal(size=(n, 5)).astype(np.float32)
     return {"logits": logits(n), "label": of_class(n), "features": features}
 
@@ -135,7 +146,7 @@ def at_random(split, size, seed):
 
 
 @pytest.mark.parametrize("devices", [1, 8])
-@pytest.mark.parametrize("unit", ["example", "pixel", "token"])
+@pytest.mark.parametrize("unit", ["example", "pixel", "token", "multilabel", "soft", "numbers"])
 def test_any_batches_and_any_padding_give_one_value(unit, devices):
     split, mesh = of_kind(unit, 29), mesh_of(devices)
     metrics = {name: metric for name, metric in METRICS.items() if unit in UNITS[name]}
