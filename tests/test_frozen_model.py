@@ -73,6 +73,7 @@ def size_of(folder):
     return sum(f.stat().st_size for f in Path(folder).rglob("*") if f.is_file())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("average", ["ema", "swa"])
 def test_bit_equal_after_averages_bfloat16_fsdp_and_a_rollback(teacher, tmp_path, average):
     config = student(
