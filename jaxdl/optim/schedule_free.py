@@ -34,7 +34,7 @@ class ScheduleFreeState(NamedTuple):
     """State beside the parameters, which are y."""
 
     count: Array
-    fraction: Array
+    share: Array
     """beta: how much of x is in y."""
     weight: Array
     """Sum of the squared step sizes."""
@@ -67,7 +67,7 @@ def schedule_free(
     def init(params: PyTree) -> ScheduleFreeState:
         return ScheduleFreeState(
             count=jnp.zeros((), jnp.int32),
-            fraction=jnp.full((), beta, jnp.float32),
+            share=jnp.full((), beta, jnp.float32),
             weight=jnp.zeros((), jnp.float32),
             direction=direction.init(params),
             z=params,
@@ -89,7 +89,7 @@ def schedule_free(
         pull = (1 - beta * (1 - c)) * gamma
         moved = jax.tree.map(lambda y, z, u: c * (z - y) - pull * u, params, state.z, u)
         z = jax.tree.map(lambda z, u: z - gamma * u, state.z, u)
-        return moved, ScheduleFreeState(count, state.fraction, weight, inner, z)
+        return moved, ScheduleFreeState(count, state.share, weight, inner, z)
 
     return optax.GradientTransformation(init, update)
 
@@ -111,7 +111,7 @@ def evaluation_params(opt_state: PyTree, params: PyTree) -> PyTree:
         def one(z: Array | optax.MaskedNode, y: Array) -> Array:
             if is_masked(z):
                 return y
-            return average(y.astype(jnp.float32), z, state.fraction).astype(y.dtype)
+            return average(y.astype(jnp.float32), z, state.share).astype(y.dtype)
 
         return jax.tree.map(one, state.z, params, is_leaf=is_masked)
 

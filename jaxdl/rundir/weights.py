@@ -185,10 +185,10 @@ def _at(folder: Path, step: int, config: Config, average: bool) -> RunWeights:
         saved, {n: digests[n] for n in {*origin.values(), *iterates, *iterates.values()}}
     )
     flat = {name: leaves[source] for name, source in origin.items()}
-    for z, fraction in iterates.items():
+    for z, share in iterates.items():
         name = "params/" + z.partition("/z/")[2]
         y = flat[name].astype(np.float32)
-        flat[name] = schedule_free.average(y, leaves[z], leaves[fraction]).astype(flat[name].dtype)
+        flat[name] = schedule_free.average(y, leaves[z], leaves[share]).astype(flat[name].dtype)
     nested = _nested(flat)
     return RunWeights(
         config,
@@ -200,10 +200,10 @@ def _at(folder: Path, step: int, config: Config, average: bool) -> RunWeights:
 
 
 def _iterates(names: Iterable[str]) -> dict[str, str]:
-    """Of schedule-free optimizers, each leaf of z, and the fraction by which y is mixed of it."""
+    """Of schedule-free optimizers, each leaf of z, and the share by which y is mixed of it."""
     names = set(names)
     inside = {n: n.partition("/z/")[0] for n in names if n.startswith("opt_state/") and "/z/" in n}
-    return {n: f"{at}/fraction" for n, at in inside.items() if f"{at}/fraction" in names}
+    return {n: f"{at}/share" for n, at in inside.items() if f"{at}/share" in names}
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
