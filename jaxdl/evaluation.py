@@ -6,8 +6,12 @@ from jaxdl.data.fingerprint import Fingerprint
 from jaxdl.data.pipeline import evaluation_batches
 from jaxdl.data.prefetch import Batches
 from jaxdl.held import order_of
+from jaxdl.metrics.base import Metric, on_target
 from jaxdl.train.evaluate import Evaluate, make_evaluate
+from jaxdl.train.outputs import output_rows
 from jaxdl.train.sharding import batch_sharding, batch_shards
+
+ROWS = "outputs of each example"  # beside the metrics, none of which is called so
 
 
 def whole_split(
@@ -37,3 +41,20 @@ def evaluator(plan: Plan, role: str) -> Evaluate:
     """The function that measures an evaluation split, or training examples."""
     objective = plan.held[role].objective if role in plan.held else plan.objective
     return make_evaluate(objective, plan.metrics_of(role), plan.mesh)
+
+
+def final_roles(plan: Plan) -> list[str]:
+    """Splits whose outputs a run keeps at its end, the first of which its page shows.
+
+    They are 'test', or 'validation' where there is none, and all others of the end.
+    """
+    first = next((role for role in ("test", "validation") if role in plan.splits), None)
+    others = [role for role in plan.roles("end") if role != first]
+    return [first, *others] if first else others
+
+
+def with_rows(config: Config, plan: Plan, role: str) -> dict[str, Metric]:
+    """The metrics of an evaluation split, and as `ROWS` the outputs of each of its examples."""
+    limit, n = config.evaluation.outputs_limit, len(plan.splits[role])
+    rows = output_rows(n, limit, plan.unit, plan.target.kind)
+    return plan.held[role].metrics | {ROWS: on_target(rows, plan.target_name)}

@@ -9,7 +9,7 @@ from jaxdl import run as single
 from jaxdl.config import Config
 from jaxdl.errors import UserError
 from jaxdl.loaded import Images, LoadedRun, load_run
-from jaxdl.population import session as population
+from jaxdl.population import run as population
 from jaxdl.verbs.parsing import prepare_jax
 
 Run = LoadedRun | str | Path

@@ -22,29 +22,23 @@ from jaxdl.data.fingerprint import Fingerprint, merged
 from jaxdl.data.recorded import record
 from jaxdl.data.streams import MAIN
 from jaxdl.errors import UserError
+from jaxdl.evaluation import ROWS, final_roles, with_rows
 from jaxdl.init_from import read_beginning
 from jaxdl.judging import score
-from jaxdl.metrics.base import on_target
 from jaxdl.perf.memory import explained, placed, ran_out
 from jaxdl.report import write_report
 from jaxdl.rundir import directory
-from jaxdl.rundir.outputs import save_outputs
+from jaxdl.rundir.outputs import note, save_outputs
 from jaxdl.rundir.progress import Diverged, TrainLog
 from jaxdl.session import ROLLED_BACK, Session
 from jaxdl.train.evaluate import make_evaluate, predict_maps
 from jaxdl.train.loop import Hook, every, fit, piecewise, run_hooks
-from jaxdl.train.outputs import output_rows
 from jaxdl.train.refresh import check_refreshes, refreshing
 from jaxdl.train.state import TrainState
 from jaxdl.train.step import Step, compile_step
 from jaxdl.types import PyTree
 
 MAPS_KEPT = 12  # examples whose predicted masks are kept to be looked at
-ROWS = "outputs of each example"  # beside the metrics, none of which is called so
-FORMS = {
-    "log_probabilities": "too many logits, kept as float16 log-probabilities",
-    "none": "too many logits, not kept",
-}
 
 
 def run(config: Config, workdir: Path) -> dict[str, float]:
@@ -263,20 +257,20 @@ def conclude(session: Session, state: TrainState) -> dict[str, Any]:
     Returns:
         Entries for the manifest: of each split, the form of its outputs and its examples' digest.
     """
-    plan, weights = session.plan, session.weights(state)
-    first = next((r for r in ("test", "validation") if r in plan.splits), None)
-    others = [role for role in plan.roles("end") if role != first]
+    plan, weights, roles = session.plan, session.weights(state), final_roles(session.plan)
     kept: dict[str, dict[str, str]] = {}
-    for role in [first, *others] if first else others:
+    for role in roles:
+        form = "drawn"
         if not plan.held[role].sampler:
             rows, kept[role] = _keep_outputs(session, state, weights, role)
-            if role == first:
+            form = kept[role]["form"]
+            if role == roles[0] and role in ("test", "validation"):
                 _keep_predictions(session, role, weights, rows)
-            continue
-        if session.unmeasured(int(state.step), [role]):
+        elif session.unmeasured(int(state.step), [role]):
             _say_final(session, session.evaluate(state, role, weights))
-        if session.leads:
-            print(f"outputs of {role}: not kept, as config.evaluation.splits.{role} has a sampler")
+        line = note(role, form, session.config.evaluation.outputs_limit)
+        if session.leads and line:
+            print(line)
     return {"outputs": kept}
 
 
@@ -290,11 +284,8 @@ def _keep_outputs(
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Measure a split and keep its outputs; returns these, and the manifest's entries of them."""
     plan, step, fingerprint = session.plan, int(state.step), Fingerprint()
-    limit, n = session.config.evaluation.outputs_limit, len(plan.splits[role])
-    rows_of = output_rows(n, limit, plan.unit, plan.target.kind)
-    gathered = {ROWS: on_target(rows_of, plan.target_name)}
-    objective, metrics, *_ = plan.held[role]
-    measure = make_evaluate(objective, metrics | gathered, plan.mesh)
+    metrics = with_rows(session.config, plan, role)
+    measure = make_evaluate(plan.held[role].objective, metrics, plan.mesh)
     values = measure(*weights, session.whole(role, fingerprint))
     rows, (values, matrices) = values.pop(ROWS), plan.by_name(role, values)
     digest = merged(hosts.gather(f"digest of {role}", fingerprint.text))
@@ -304,9 +295,6 @@ def _keep_outputs(
     form = "none"
     if session.leads:
         form = save_outputs(session.workdir, role, rows, digest)
-        if form != "logits":
-            size = f"config.evaluation.outputs_limit is {limit:g} MiB"
-            print(f"outputs of {role}: {FORMS[form]} ({size})")
     return rows, {"form": form, "digest": digest}
 
 

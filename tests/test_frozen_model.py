@@ -17,7 +17,7 @@ from jaxdl.errors import UserError
 from jaxdl.loaded import load_run
 from jaxdl.main import main
 from jaxdl.perf.bench import compiled
-from jaxdl.population.session import run as run_population
+from jaxdl.population.run import run as run_population
 from jaxdl.research.nonfinite import search
 from jaxdl.run import run
 from jaxdl.rundir.weights import run_weights

@@ -24,7 +24,7 @@ from jaxdl.errors import UserError
 from jaxdl.held import order_of
 from jaxdl.loaded import load_run
 from jaxdl.override import override
-from jaxdl.population import session
+from jaxdl.population.run import run as run_members
 from jaxdl.run import run
 
 SIZE = {"size": [4, 4, 1], "num_classes": 3}
@@ -152,7 +152,7 @@ def test_members_of_a_population_are_judged_by_the_score(tmp_path):
             grid={"optimizer.learning_rate": (1e-9, 1e-2, 1.0)}, successive_halving="8 steps"
         ),
     )
-    rows = session.run(asked, tmp_path)
+    rows = run_members(asked, tmp_path)
     folders = [tmp_path / "members" / name for name in "012"]
     judged = [
         np.mean([curve(f, f"{name}/accuracy")[8] for name in ("validation", "ood")])

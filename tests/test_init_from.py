@@ -22,8 +22,8 @@ from jaxdl.main import main
 from jaxdl.nn import conv
 from jaxdl.objectives.base import put
 from jaxdl.override import override
+from jaxdl.population.run import run as run_members
 from jaxdl.population.session import Population as Members
-from jaxdl.population.session import run as run_members
 from jaxdl.run import run
 from jaxdl.rundir.weights import RunWeights, run_weights
 from jaxdl.session import first_state

@@ -17,7 +17,7 @@ from jaxdl.loaded import load_run
 from jaxdl.main import main
 from jaxdl.metrics.base import Metric, by_name, class_keys
 from jaxdl.override import override
-from jaxdl.population import session
+from jaxdl.population.run import run as run_members
 from jaxdl.run import run
 from jaxdl.rundir.matrices import read_matrices
 
@@ -100,7 +100,7 @@ def test_a_population_writes_them_for_each_member(three, tmp_path):
     members = config(
         population=Population(seeds=2), log=Log(sinks=()), checkpoint=Checkpoint(every="4 steps")
     )
-    rows = session.run(members, tmp_path)
+    rows = run_members(members, tmp_path)
     for row in rows:
         values = lines_of(tmp_path / "members" / row["member"])[-1]
         assert {f"test/three_hits/{entry}" for entry in THREE} <= values.keys()

@@ -14,7 +14,7 @@ from jaxdl.config_file import from_json, to_json
 from jaxdl.errors import UserError
 from jaxdl.main import main
 from jaxdl.override import override
-from jaxdl.population.session import run as run_members
+from jaxdl.population.run import run as run_members
 from jaxdl.run import run
 from jaxdl.rundir import integrity
 from jaxdl.rundir.weights import run_weights

@@ -14,6 +14,7 @@ from jaxdl.config import (
     EarlyStopping,
     Evaluation,
     Gradient,
+    Held,
     Log,
     Mesh,
     Population,
@@ -23,10 +24,11 @@ from jaxdl.config_file import from_json, to_json
 from jaxdl.errors import UserError
 from jaxdl.loaded import load_run
 from jaxdl.main import main
-from jaxdl.population import session
 from jaxdl.population.members import better_half, members_of, survivors
+from jaxdl.population.run import run as run_members
 from jaxdl.report import write_report
 from jaxdl.run import run
+from jaxdl.rundir.outputs import joined_outputs
 
 GRID = {"optimizer.learning_rate": (1e-3, 3e-2), "gradient.transforms.0.limit": (0.5, 5.0)}
 CONFIG = Config(
@@ -58,7 +60,7 @@ def lines_of(folder):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("population")
-    return folder, session.run(CONFIG, folder)
+    return folder, run_members(CONFIG, folder)
 
 
 def test_members_are_every_combination(whole):
@@ -75,6 +77,16 @@ def test_members_are_every_combination(whole):
     assert [sorted(r["member"] for r in rows)] == [list("01234567")]
 
 
+def check_outputs(alone, together):
+    """A member's outputs are those of the run alone, of its weights, and told by its manifest."""
+    a, b = joined_outputs([alone, together])  # of the same digest
+    np.testing.assert_allclose(b.logits, a.logits, atol=1e-5, rtol=1e-5)
+    np.testing.assert_array_equal(b.label, a.label)
+    assert b.index.tolist() == list(range(96))
+    told = [json.loads((run / "manifest.json").read_text())["outputs"] for run in (alone, together)]
+    assert told[0] == told[1] == {"test": {"form": "logits", "digest": b.digest}}
+
+
 def test_a_member_is_the_run_that_it_would_be_alone(whole, tmp_path):
     folder, rows = whole
     for i in (0, 3, 6):
@@ -84,6 +96,7 @@ def test_a_member_is_the_run_that_it_would_be_alone(whole, tmp_path):
         assert [a.keys() for a in alone] == [b.keys() for b in together]
         for a, b in zip(alone, together, strict=True):
             np.testing.assert_allclose(list(b.values()), list(a.values()), rtol=2e-4)
+        check_outputs(tmp_path / member.name, folder / "members" / member.name)
         row = next(r for r in rows if r["member"] == member.name)
         assert row["validation/accuracy"] == together[-2]["validation/accuracy"]
 
@@ -95,6 +108,37 @@ def test_a_member_leaves_a_run_that_everything_can_read(whole):
     np.testing.assert_allclose(found["accuracy"], rows[0]["test/accuracy"], rtol=1e-6)
     assert "adamw" in write_report(own).read_text()
     assert json.loads((folder / "members.json").read_text()) == rows
+
+
+def test_members_keep_outputs_of_the_predictor_and_of_every_split_of_the_end(tmp_path, capsys):
+    flips = part("test_time_augmentation", augment=[part("random_flip")], samples=3)
+    splits = {
+        "ood": Held(source=part("fake", size=(8, 8, 3), examples=30, seed=7), when="end"),
+        "drawn": Held(sampler=part("balanced"), when="end"),
+    }
+    config = dataclasses.replace(
+        with_population(seeds=2),
+        data=dataclasses.replace(CONFIG.data, test=None),
+        evaluation=Evaluation(every=4, predictors=(flips,), splits=splits),
+    )
+    run_members(config, tmp_path / "both")
+    assert capsys.readouterr().out.count("outputs of drawn: not kept") == 1
+    for member in members_of(config):
+        run(member.config, tmp_path / member.name)
+        folder = tmp_path / "both" / "members" / member.name
+        assert sorted(f.stem for f in (folder / "outputs").iterdir()) == ["ood", "validation"]
+        for split in ("ood", "validation"):
+            a, b = joined_outputs([tmp_path / member.name, folder], split)
+            np.testing.assert_allclose(b.logits, a.logits, atol=1e-5, rtol=1e-5)
+        measured = lambda folder: [line.keys() for line in lines_of(folder)]
+        assert measured(folder) == measured(tmp_path / member.name)
+
+
+def test_outputs_of_members_that_are_too_large_are_said_once(tmp_path, capsys):
+    evaluation = Evaluation(every=4, outputs_limit=1e-4)
+    run_members(dataclasses.replace(CONFIG, duration=1, evaluation=evaluation), tmp_path)
+    assert capsys.readouterr().out.count("outputs of test: too many logits, not kept") == 1
+    assert not list(tmp_path.glob("members/*/outputs/*"))
 
 
 def test_survivors_by_hand():
@@ -117,12 +161,12 @@ def halved(duration):
 
 @pytest.mark.parametrize("stops", [(3,), (4,), (5, 8)])
 def test_the_worse_half_is_left_behind_resumed_or_not(tmp_path, stops):
-    rows = session.run(halved(12), tmp_path / "whole")
+    rows = run_members(halved(12), tmp_path / "whole")
     assert [row["step"] for row in rows] == [12, 8, 4, 4]
     assert {row["member"] for row in rows[2:]} == {"0", "3"}  # too slow, and diverged
     for stop in stops:
-        session.run(halved(stop), tmp_path / "resumed")
-    assert [r["member"] for r in session.run(halved(12), tmp_path / "resumed")] == [
+        run_members(halved(stop), tmp_path / "resumed")
+    assert [r["member"] for r in run_members(halved(12), tmp_path / "resumed")] == [
         r["member"] for r in rows
     ]
     # The shorter runs also measure where they end.
@@ -151,7 +195,7 @@ def test_what_cannot_vary_is_refused(tmp_path, grid, message):
     if "program" in message:
         config = dataclasses.replace(config, model=part("cnn", widths=[8]))
     with pytest.raises(UserError, match=message):
-        session.run(config, tmp_path)
+        run_members(config, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +208,7 @@ def test_what_cannot_vary_is_refused(tmp_path, grid, message):
 )
 def test_what_a_population_cannot_have_is_refused(tmp_path, field, value):
     with pytest.raises(UserError, match=field):
-        session.run(dataclasses.replace(CONFIG, **{field: value}), tmp_path)
+        run_members(dataclasses.replace(CONFIG, **{field: value}), tmp_path)
 
 
 def test_from_the_command_line(tmp_path, capsys):

@@ -16,7 +16,7 @@ from jaxdl import config_file
 from jaxdl.config import Checkpoint, Config, Data, Evaluation, Log, Population, part
 from jaxdl.errors import UserError
 from jaxdl.main import main
-from jaxdl.population import session as populations
+from jaxdl.population import run as populations
 from jaxdl.population.members import members_of
 from jaxdl.report import members, plots, population, write_report
 from jaxdl.rundir import read

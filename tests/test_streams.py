@@ -36,7 +36,7 @@ from jaxdl.main import main
 from jaxdl.objectives.base import StreamTransforms, augmented
 from jaxdl.override import override
 from jaxdl.perf.memory import estimate
-from jaxdl.population.session import run as run_population
+from jaxdl.population.run import run as run_population
 from jaxdl.run import run
 from jaxdl.session import final_state, first_state, training_batches
 from jaxdl.train.sharding import AXES, batch_sharding, make_mesh

@@ -9,11 +9,9 @@ Each member leaves a run directory of its own in `members/`, which everything la
 """
 
 import contextlib
-import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,31 +21,24 @@ from jax.sharding import Mesh
 from jaxdl import run as single
 from jaxdl import tree
 from jaxdl.assemble import Plan, assemble
-from jaxdl.cluster import hosts
-from jaxdl.cluster.signals import Interrupted, Stopping, stop_signals
-from jaxdl.cluster.watchdog import watchdog
-from jaxdl.config import Config
+from jaxdl.data.fingerprint import Fingerprint
 from jaxdl.data.multistep import multistep_batches, multistep_spec
 from jaxdl.data.pipeline import evaluation_batches
 from jaxdl.data.prefetch import Batches
 from jaxdl.errors import UserError
 from jaxdl.held import order_of
-from jaxdl.init_from import filled, read_beginning
-from jaxdl.perf.memory import ran_out
+from jaxdl.init_from import filled
+from jaxdl.metrics.base import Metric
 from jaxdl.population.members import (
     Member,
     better_half,
-    check,
     median,
     members_of,
-    standing,
     survivors,
-    table,
     varied,
 )
 from jaxdl.population.progress import MembersLog
 from jaxdl.population.stacked import fresh_members, mesh_of, over_members, places, rows_of
-from jaxdl.report import write_report
 from jaxdl.rundir import directory
 from jaxdl.rundir.checkpoint import Checkpoints, Restored
 from jaxdl.rundir.constants import share
@@ -61,71 +52,8 @@ from jaxdl.train.state import TrainState, new_state, replaced
 from jaxdl.train.step import Step, multi_step
 from jaxdl.types import CONSTANT, Array, Batch, Metrics, PyTree, mask_of
 
-
-def run(config: Config, workdir: Path) -> list[dict[str, Any]]:
-    """Train all members in `workdir`, going on where they were stopped.
-
-    Returns:
-        A row for each member, the best first: its name, values, steps and last measurements.
-
-    Raises:
-        UserError: the config, the data or the directory cannot be used.
-        Interrupted: a signal came; all states are saved and the same call goes on from them.
-    """
-    check(config)
-    members = members_of(config)
-    plan = assemble(members[0].config, mesh=mesh_of(1))
-    begin = read_beginning(config, plan, workdir)
-    with stop_signals() as stop:
-        directory.claim(workdir, config)
-        manifest = directory.Manifest(workdir, members=len(members), steps=plan.steps)
-        with Population(config, plan, workdir, stop, begin) as population:
-            state, extra = population.start()
-            _introduce(population, state)
-            try:
-                with watchdog(config.watchdog_seconds, hosts.name()) as stop.heartbeat:
-                    state, _ = single.train(population, state, extra)
-                    while population.step_of(state) < plan.steps:
-                        state = population.prune(state)
-                        state, _ = single.train(population, state, {})
-                    rows = conclude(population, state)
-                unsaved = population.checkpoints.unsaved()
-                stop.end()
-            except Stopping:
-                end = single.interrupted(population, stop, population.step_of(state))
-                manifest.update(status=str(end))
-                raise end from None
-            except Interrupted as end:
-                manifest.update(status=str(end))
-                raise
-            except jax.errors.JaxRuntimeError as error:
-                if not ran_out(error):
-                    raise
-                raise UserError(
-                    f"out of memory with {len(population.alive)} members at once: take fewer of "
-                    "them (config.population), or a smaller config.data.batch_size"
-                ) from error
-        manifest.update(status=unsaved or "finished")
-        with directory.writing(workdir):
-            report = write_report(workdir)
-    print("\n".join(table(rows)))
-    print(f"run directories  {workdir / 'members'}")
-    print(f"report           {report}  (open it in a browser)")
-    if unsaved:
-        raise UserError(unsaved)
-    return rows
-
-
-def _introduce(population: "Population", state: TrainState) -> None:
-    config, plan, n = population.config, population.single, len(population.alive)
-    total = tree.count(state.params)
-    print(f"jaxdl  {config.model.name}, {n} members of {total // n:,} parameters")
-    for member in (population.members[i] for i in population.alive):
-        values = "  ".join(f"{path}={value:g}" for path, value in member.values.items())
-        print(f"  {member.name}  seed {member.config.seed}  {values}".rstrip())
-    for line in population.begin.lines if population.begin else ():
-        print(f"  begins with {line}")
-    print(f"  steps {plan.steps:,}, {population.step_of(state):,} of them done", flush=True)
+MeasureMembers = tuple[Mapping[str, Metric], Callable[[TrainState, Batch], tuple[PyTree, Array]]]
+"""Metrics by name, and (states, batch) -> what they give for each member, and the mask."""
 
 
 class Population(Session):
@@ -306,32 +234,60 @@ class Population(Session):
         self, state: TrainState, role: str, weights: tuple[PyTree, PyTree] | None = None
     ) -> dict[str, float]:
         """Measure a split for each member, write it to its journal; quartiles of each metric."""
-        data, mesh, split = self.config.data, self._mesh(), self.single.splits[role]
+        if role not in self._evaluators:
+            self._evaluators[role] = self.measures(role, self.single.metrics_of(role))
+        values = self.measured(state, role, self._evaluators[role])
+        rows = self.record_members(state, role, values)
+        return {f"{key} (median)": median([r[key] for r in rows]) for key in rows[0]}
+
+    def measured(
+        self,
+        state: TrainState,
+        role: str,
+        measure: MeasureMembers,
+        fingerprint: Fingerprint | None = None,
+    ) -> list[dict[str, Any]]:
+        """Values of a split by metric, of each member that is left.
+
+        Args:
+            state: of these members.
+            role: an evaluation split.
+            measure: of that split, from `measures`.
+            fingerprint: takes in the examples, which are numbered then.
+        """
+        data, split = self.config.data, self.single.splits[role]
         batches = evaluation_batches(
             split,
             order=order_of(self.config, role, self.single.held[role], split),
             batch_size=data.evaluation_batch_size,
-            sharding=replicated(mesh),
+            sharding=replicated(self._mesh()),
             prefetch=data.prefetch,
             threads=data.threads,
+            fingerprint=fingerprint,
         )
-        totals = [Totals(self.single.metrics_of(role)) for _ in self.alive]
+        metrics, program = measure
+        totals = [Totals(metrics) for _ in self.alive]
         with contextlib.closing(batches):
-            measure = self._evaluators.setdefault(role, self._measures(role))
-            measured = (measure(state, batch) for batch in self.stop.between(batches))
-            for found, mask in lagged(measured):
+            results = (program(state, batch) for batch in self.stop.between(batches))
+            for found, mask in lagged(results):
                 for i, total in enumerate(totals):
                     total.add(jax.tree.map(lambda x, i=i: x[i], found), mask)
+        return [total.values() for total in totals]
+
+    def record_members(
+        self, state: TrainState, role: str, values: Sequence[dict[str, Any]]
+    ) -> list[dict[str, float]]:
+        """Write what `measured` gave to the members' journals and files; their numbers by key."""
         rows = []
-        for i, total in zip(self.alive, totals, strict=True):
-            numbers, matrices = self.single.by_name(role, total.values())
+        for i, own in zip(self.alive, values, strict=True):
+            numbers, matrices = self.single.by_name(role, own)
             self.journals[i].write(self.step_of(state), numbers)
             save_matrices(self.folders[i], role, matrices)
             rows.append(numbers)
-        return {f"{key} (median)": median([r[key] for r in rows]) for key in rows[0]}
+        return rows
 
-    def _measures(self, role: str) -> Callable[[TrainState, Batch], tuple[PyTree, Array]]:
-        metrics = self.single.metrics_of(role)
+    def measures(self, role: str, metrics: Mapping[str, Metric]) -> MeasureMembers:
+        """The metrics of a split, and the program that measures a batch for all members."""
 
         @jax.jit
         def measured(states: TrainState, values: Mapping[str, Array], batch: Batch):
@@ -343,7 +299,7 @@ class Population(Session):
             with self._one_program():
                 return over_members(one, states, values), mask_of(batch)
 
-        return lambda states, batch: measured(states, self._values(), batch)
+        return metrics, lambda states, batch: measured(states, self._values(), batch)
 
     def has_stopped(self) -> bool:
         """Never: members are left behind between rounds."""
@@ -373,8 +329,8 @@ class Population(Session):
         self.plan = self._plan(step)
         return state
 
-    def leave(self, state: TrainState, which: Sequence[int], status: str) -> None:
-        """Write members' states into their own directories."""
+    def leave(self, state: TrainState, which: Sequence[int], status: str, **entries: Any) -> None:
+        """Write members' states into their own directories, and entries into their manifests."""
         step, keep = self.step_of(state), self.config.checkpoint
         for i in which:
             member, row = self.members[i], self.alive.index(i)
@@ -383,14 +339,4 @@ class Population(Session):
             with Checkpoints(self.folders[i] / "checkpoints", keep_latest=keep.keep_latest) as c:
                 if step not in c.steps():
                     c.save(step, own, None, {})
-            self.manifests[i].update(status=status, values=member.values)
-
-
-def conclude(population: Population, state: TrainState) -> list[dict[str, Any]]:
-    """Measure the members that are left on the test split, let each leave what it has."""
-    population.evaluate_all(state, population.single.roles("end"))
-    population.leave(state, population.alive, "finished")
-    lines, evaluation = [j.lines for j in population.journals], population.config.evaluation
-    rows = standing(population.members, lines, evaluation.monitor, evaluation.mode)
-    directory.replace(population.workdir / "members.json", json.dumps(rows, indent=2) + "\n")
-    return rows
+            self.manifests[i].update(status=status, values=member.values, **entries)

@@ -17,6 +17,11 @@ from jaxdl.rundir.directory import writing
 
 FOLDER = "outputs"
 ARRAYS = ("logits", "log_probabilities", "label", "index")
+NOTES = {
+    "log_probabilities": "too many logits, kept as float16 log-probabilities ({limit})",
+    "none": "too many logits, not kept ({limit})",
+    "drawn": "not kept, as config.evaluation.splits.{split} has a sampler",
+}
 
 
 class Outputs(NamedTuple):
@@ -48,6 +53,20 @@ def save_outputs(workdir: Path, split: str, rows: Mapping[str, np.ndarray], dige
             np.savez(handle, **arrays, digest=digest)
         fresh.replace(file)
     return form
+
+
+def note(split: str, form: str, limit: float) -> str:
+    """The line that says in which form outputs were kept; empty where they are as they were.
+
+    Args:
+        split: measured.
+        form: from `save_outputs`, or 'drawn' where a sampler drew the examples.
+        limit: MiB.
+    """
+    if form not in NOTES:
+        return ""
+    size = f"config.evaluation.outputs_limit is {limit:g} MiB"
+    return f"outputs of {split}: " + NOTES[form].format(limit=size, split=split)
 
 
 def read_outputs(workdir: Path, split: str = "test") -> Outputs:

@@ -18,7 +18,7 @@ from reached import arrays_of
 from jaxdl import run as single
 from jaxdl.config_file import load
 from jaxdl.main import main as program
-from jaxdl.population import session as population
+from jaxdl.population import run as population
 from jaxdl.verbs.parsing import prepare_jax
 
 
