@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from flax.typing import Initializer
 
-from jaxdl.nn.attention import attend, attention_weights, causal_mask, scaled_products
+from jaxdl.nn.attention import attention_weights, causal_mask, scaled_products, weighted_values
 from jaxdl.nn.capture import handed_out
 from jaxdl.registry import register
 
@@ -30,7 +30,7 @@ class NearAttention(nn.Module):
             mask = causal_mask(t) if mask is None else mask & causal_mask(t)
         weights = attention_weights(query, pair[:, :, 0], mask, logits)
         weights = handed_out(self, "attention_weights", weights)
-        return dense(width, (-2, -1), name="out")(attend(weights, pair[:, :, 1]))
+        return dense(width, (-2, -1), name="out")(weighted_values(weights, pair[:, :, 1]))
 
 
 @register("attentions")

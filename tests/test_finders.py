@@ -223,9 +223,9 @@ def test_what_a_program_takes_is_not_counted_twice():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"lam": 0.0}, "above 0 and at most 1, not 0.0"),
-        ({"lam": 1.5}, "not 1.5"),
-        ({"lam": float("nan")}, "not nan"),
+        ({"share": 0.0}, "above 0 and at most 1, not 0.0"),
+        ({"share": 1.5}, "not 1.5"),
+        ({"share": float("nan")}, "not nan"),
         ({"largest": 7}, "a batch has 8 examples or more here"),
     ],
 )

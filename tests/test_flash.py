@@ -104,6 +104,8 @@ def test_what_other_backends_run_gives_the_same(where, monkeypatch):
 @pytest.mark.parametrize(("where", "platform"), [("gpu", "cuda"), ("tpu", "tpu")])
 @pytest.mark.parametrize("case", CASES[:2], ids=str)
 def test_it_lowers_for_accelerators(where, platform, case):
+    if where == "gpu" and jax.__version_info__ >= (0, 12):
+        pytest.skip("jax 0.12 is about to remove the Triton back end of Pallas")
     b, t, s, n, h, causal, masked = case
     arrays, visible = drawn(b, t, s, n, h, jnp.bfloat16), jnp.ones((b, s), bool)
     with conv.target(where):

@@ -277,7 +277,7 @@ def test_ceil_mode_counts_the_incomplete_window(size, window, stride, padding, o
 @pytest.mark.parametrize(
     ("kind", "argument"),
     [("activations", "activation"), ("norms", "norm"), ("convs", "conv"), ("poolings", "pool"),
-     ("gates", "attention")],
+     ("gates", "gate")],
 )  # fmt: skip
 def test_every_layer_fits_a_residual_network_by_name(kind, argument):
     image = jnp.zeros((2, 64, 64, 3))

@@ -32,6 +32,7 @@ AT = {
     "jaxdl/cluster/client.py": {"Line", "desk"},
     "jaxdl/cluster/signals.py": {"passing"},
     "jaxdl/registry.py": {"facts"},
+    "jaxdl/nn/attention.py": {"attend"},
     "jaxdl/nn/head.py": {"each", "reads"},
     "jaxdl/nn/ghost_batch_norm.py": {"apart"},
     "jaxdl/objectives/features.py": {"pure", "pooled"},

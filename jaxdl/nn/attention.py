@@ -60,7 +60,7 @@ def attention_weights(
     return jax.nn.softmax(products, axis=-1).astype(query.dtype)
 
 
-def attend(weights: Array, value: Array) -> Array:
+def weighted_values(weights: Array, value: Array) -> Array:
     """Means of the values: (b, n, t, s), (b, s, n, h) -> (b, t, n, h)."""
     # Y = A V
     return jnp.einsum("bnts,bsnh->btnh", weights, value)
@@ -74,7 +74,7 @@ def dot_product_attention(
     logits: Callable[[Array, Array], Array] = scaled_products,
 ) -> Array:
     """(b, t, n, h), (b, s, n, h) twice -> (b, t, n, h); see `attention_weights`."""
-    return attend(attention_weights(query, key, mask, logits), value)
+    return weighted_values(attention_weights(query, key, mask, logits), value)
 
 
 def causal_mask(t: int) -> Array:
@@ -135,7 +135,7 @@ class MultiHeadAttention(nn.Module):
         weights = attention_weights(query, key, mask, self.logits)
         weights = handed_out(self, "attention_weights", weights)
         weights = nn.Dropout(self.drop_rate)(weights, deterministic=not train)
-        return dense(width, "out", (-2, -1))(attend(weights, value))
+        return dense(width, "out", (-2, -1))(weighted_values(weights, value))
 
 
 @register("attentions")
