@@ -11,6 +11,7 @@ cifar10  not yet measured
 Very Deep Convolutional Networks. Simonyan, Zisserman 2014. https://arxiv.org/abs/1409.1556
 """
 
+from jaxdl import datasets
 from jaxdl.config import Config, Data, choose, part
 
 
@@ -33,15 +34,11 @@ def digits() -> Config:
 def mnist() -> Config:
     """Minutes on two CPU cores."""
     return Config(
-        data=Data(
-            source=part("tfds", dataset="mnist"),
-            train="train[:55000]",
-            validation="train[55000:]",
-        ),
+        data=datasets.mnist(),
         model=part("cnn"),
         optimizer=part("adamw", learning_rate=2e-3, weight_decay=0.05),
         augment=(part("random_crop", padding=2),),
-        preprocess=(part("normalize", mean=[0.1307], std=[0.3081]),),
+        preprocess=(datasets.normalize("mnist"),),
         duration="5 epochs",
     )
 
@@ -49,16 +46,10 @@ def mnist() -> Config:
 def cifar10() -> Config:
     """With flips, crops and dropout."""
     return Config(
-        data=Data(
-            source=part("tfds", dataset="cifar10"),
-            train="train[:45000]",
-            validation="train[45000:]",
-        ),
+        data=datasets.cifar10(),
         model=part("cnn", widths=[64, 128, 256], drop_rate=0.2),
         optimizer=part("adamw", learning_rate=1e-3, weight_decay=0.05),
         augment=(part("random_crop", padding=4), part("random_flip")),
-        preprocess=(
-            part("normalize", mean=[0.4914, 0.4822, 0.4465], std=[0.2470, 0.2435, 0.2616]),
-        ),
+        preprocess=(datasets.normalize("cifar10"),),
         duration="60 epochs",
     )

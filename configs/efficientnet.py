@@ -11,6 +11,7 @@ imagenet  77.1% top-1 in the paper (77.7% torchvision), TPU v3-8 or more: not ye
 EfficientNet: Rethinking Model Scaling for CNNs. Tan, Le 2019. https://arxiv.org/abs/1905.11946
 """
 
+from jaxdl import datasets
 from jaxdl.config import Checkpoint, Config, Data, Evaluation, choose, part
 
 # The paper's strides shrink an image 32 times. Here the stem and two stages halve the map, so that
@@ -67,18 +68,10 @@ def cifar10() -> Config:
     """CIFAR-10 at its own size."""
     return paper(
         batch_size=512,
-        data=Data(
-            source=part("tfds", dataset="cifar10"),
-            train="train[:45000]",
-            validation="train[45000:]",
-            batch_size=512,
-            evaluation_batch_size=1000,
-        ),
+        data=datasets.cifar10(batch_size=512, evaluation_batch_size=1000),
         model=part("efficientnet_b0", strides=CIFAR_STRIDES),
         augment=(part("random_crop", padding=4), part("random_flip")),
-        preprocess=(
-            part("normalize", mean=[0.4914, 0.4822, 0.4465], std=[0.2470, 0.2435, 0.2616]),
-        ),
+        preprocess=(datasets.normalize("cifar10"),),
     )
 
 
@@ -86,18 +79,10 @@ def imagenet() -> Config:
     """ImageNet at 224x224. The paper adds AutoAugment."""
     return paper(
         batch_size=1024,
-        data=Data(
-            source=part("tfds", dataset="imagenet2012", image_size=224),
-            train="train[10000:]",
-            validation="train[:10000]",
-            test="validation",
-            batch_size=1024,
-            evaluation_batch_size=1024,
-            threads=16,
-        ),
+        data=datasets.imagenet(),
         model=part("efficientnet_b0"),
         augment=(part("random_flip"),),
-        preprocess=(part("normalize", mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]),),
+        preprocess=(datasets.normalize("imagenet"),),
         evaluation=Evaluation(
             metrics=(part("accuracy"), part("top_k", k=5), part("cross_entropy"))
         ),

@@ -10,6 +10,7 @@ Gradient-Based Learning Applied to Document Recognition. LeCun et al. 1998.
 https://doi.org/10.1109/5.726791
 """
 
+from jaxdl import datasets
 from jaxdl.config import Config, Data, choose, part
 
 
@@ -31,13 +32,9 @@ def digits() -> Config:
 def mnist() -> Config:
     """The paper's own data."""
     return Config(
-        data=Data(
-            source=part("tfds", dataset="mnist"),
-            train="train[:55000]",
-            validation="train[55000:]",
-        ),
+        data=datasets.mnist(),
         model=part("lenet5"),
         optimizer=part("adamw", learning_rate=2e-3, weight_decay=0.01),
-        preprocess=(part("normalize", mean=[0.1307], std=[0.3081]),),
+        preprocess=(datasets.normalize("mnist"),),
         duration="12 epochs",
     )

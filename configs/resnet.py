@@ -16,6 +16,7 @@ Deep Residual Learning for Image Recognition. He, Zhang, Ren, Sun 2015.
 https://arxiv.org/abs/1512.03385
 """
 
+from jaxdl import datasets
 from jaxdl.config import Config, Data, Evaluation, choose, part
 
 CIFAR_DEPTHS = ("20", "32", "44", "56", "110")
@@ -48,15 +49,11 @@ def digits(model) -> Config:
 def mnist(model) -> Config:
     """Some minutes on two CPU cores."""
     return Config(
-        data=Data(
-            source=part("tfds", dataset="mnist"),
-            train="train[:55000]",
-            validation="train[55000:]",
-        ),
+        data=datasets.mnist(),
         model=model,
         optimizer=part("sgd", learning_rate=0.1, momentum=0.9, weight_decay=5e-4),
         augment=(part("random_crop", padding=2),),
-        preprocess=(part("normalize", mean=[0.1307], std=[0.3081]),),
+        preprocess=(datasets.normalize("mnist"),),
         duration="5 epochs",
     )
 
@@ -64,20 +61,12 @@ def mnist(model) -> Config:
 def cifar10(model) -> Config:
     """Section 4.2: batch 128, rate 0.1 divided by 10 at 32k and 48k of 64k steps."""
     return Config(
-        data=Data(
-            source=part("tfds", dataset="cifar10"),
-            train="train[:45000]",
-            validation="train[45000:]",
-            batch_size=128,
-            evaluation_batch_size=1000,
-        ),
+        data=datasets.cifar10(batch_size=128, evaluation_batch_size=1000),
         model=model,
         optimizer=part("sgd", learning_rate=0.1, momentum=0.9, weight_decay=1e-4),
         schedule=part("step", milestones=[50, 75], factor=0.1),
         augment=(part("random_crop", padding=4), part("random_flip")),
-        preprocess=(
-            part("normalize", mean=[0.4914, 0.4822, 0.4465], std=[0.2470, 0.2435, 0.2616]),
-        ),
+        preprocess=(datasets.normalize("cifar10"),),
         duration="64000 steps",
     )
 
@@ -85,20 +74,12 @@ def cifar10(model) -> Config:
 def imagenet(model) -> Config:
     """Section 3.4 with a warmup and a cosine: batch 1024 over several devices."""
     return Config(
-        data=Data(
-            source=part("tfds", dataset="imagenet2012", image_size=224),
-            train="train[10000:]",
-            validation="train[:10000]",
-            test="validation",
-            batch_size=1024,
-            evaluation_batch_size=1024,
-            threads=16,
-        ),
+        data=datasets.imagenet(),
         model=model,
         optimizer=part("sgd", learning_rate=0.4, momentum=0.9, nesterov=True, weight_decay=1e-4),
         schedule=part("warmup_cosine", warmup="5 epochs"),
         augment=(part("random_flip"),),
-        preprocess=(part("normalize", mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]),),
+        preprocess=(datasets.normalize("imagenet"),),
         evaluation=Evaluation(
             metrics=(part("accuracy"), part("top_k", k=5), part("cross_entropy"))
         ),

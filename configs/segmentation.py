@@ -14,6 +14,7 @@ SegNet: A Deep Convolutional Encoder-Decoder Architecture for Image Segmentation
 Kendall, Cipolla 2015. https://arxiv.org/abs/1511.00561
 """
 
+from jaxdl import datasets
 from jaxdl.config import Config, Data, Evaluation, Part, choose, part
 
 NETWORKS = ("segnet", "unet", "fcn8s", "fcn16s", "fcn32s")
@@ -62,7 +63,7 @@ def camvid(model: Part) -> Config:
         else part("adamw", learning_rate=3e-4, weight_decay=0.01),
         schedule=part("warmup_cosine", warmup="5%"),
         augment=(part("random_flip"), part("random_crop", padding=8)),
-        preprocess=(part("normalize", mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]),),
+        preprocess=(datasets.normalize("imagenet"),),
         duration="100 epochs",
         evaluation=EVALUATION,
     )

@@ -16,6 +16,7 @@ ROWS = [
         "tree",
         "config",
         "config_file",
+        "datasets",
         "durations",
         "judging",
         "aliases",

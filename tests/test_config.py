@@ -7,7 +7,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-from jaxdl import config_file
+from jaxdl import config_file, datasets
 from jaxdl.config import Config, EarlyStopping, Part, part
 from jaxdl.config_file import from_json, load, to_json
 from jaxdl.durations import to_steps
@@ -199,6 +199,22 @@ def test_reading_a_config_does_not_import_jax():
     code = "import sys; from jaxdl.config_file import load; load('configs/efficientnet.py'); "
     code += "import jaxdl.override; assert not {'jax', 'flax', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("data", ["mnist", "cifar10", "imagenet"])
+def test_shipped_configs_agree_about_their_data(data):
+    """One cut into training, validation and test examples, and one normalization."""
+    files = {"mnist": ["cnn", "lenet", "resnet"], "cifar10": ["cnn", "resnet", "efficientnet"]}
+    names = files.get(data, ["resnet", "efficientnet"])
+    configs = [load(f"{ROOT}/configs/{name}.py:{data}") for name in names]
+    cut = lambda d: (d.source, d.train, d.validation, d.test)
+    assert all(cut(c.data) == cut(configs[0].data) for c in configs)
+    assert all(c.preprocess == (datasets.normalize(data),) for c in configs)
+    train, validation = configs[0].data.train, configs[0].data.validation
+    at = {"mnist": "55000", "cifar10": "45000", "imagenet": "10000"}[data]
+    assert {train, validation} == {f"train[{at}:]", f"train[:{at}]"}
+    # What a config says of its own stands in place of what is usual.
+    assert getattr(datasets, data)(batch_size=7, threads=3).batch_size == 7
 
 
 def test_summary_mentions_every_field_that_is_set():
