@@ -27,7 +27,7 @@ allocator.keep_memory = lambda: False
 
 ROOT = Path(__file__).parents[1]
 COLLECTED = pytest.StashKey()
-"""Tests in each file, of every lane."""
+"""Cases of each test function, of every lane."""
 
 
 LANES = {
@@ -49,13 +49,15 @@ _counts: dict[str, list] = {"collected": [], "run": [], "skipped": []}
 def pytest_addoption(parser):
     lanes = "; ".join(f"{name}: {about}" for name, about in LANES.items())
     parser.addoption("--lane", choices=list(LANES), help=f"which tests: {lanes}")
+    parser.addoption("--whole", action="store_true", help="no files are named: checks of all")
 
 
 def pytest_configure(config):
+    if not hasattr(config, "workerinput"):  # workers are given these options
+        config.option.whole = config.args_source is not pytest.Config.ArgsSource.ARGS
     # Whoever names files wants all that is in them.
     if config.option.lane is None:
-        names_files = config.args_source is pytest.Config.ArgsSource.ARGS
-        config.option.lane = "all" if names_files else "quick"
+        config.option.lane = "quick" if config.option.whole else "all"
 
 
 def _patterns(name):
@@ -76,7 +78,7 @@ def pytest_collection_modifyitems(config, items):
     lane, kept, left_out = config.option.lane, [], []
     folder = os.environ.get("TFDS_DATA_DIR", "")
     has_data = bool(folder) and Path(folder).is_dir()
-    config.stash[COLLECTED] = collections.Counter(item.nodeid.partition("::")[0] for item in items)
+    config.stash[COLLECTED] = collections.Counter(item.nodeid.partition("[")[0] for item in items)
     for item in items:
         own = next((m for m in ("data", "slow") if m in item.keywords), "quick")
         (kept if lane in (own, "all") else left_out).append(item)
