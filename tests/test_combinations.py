@@ -76,7 +76,7 @@ CONFIGS = st.builds(
     wrappers=some("wrappers", 1),
     schedule=schedules(),
     freeze=st.sampled_from([None, None, "backbone/.*"]),
-    rates=st.sampled_from([{}, {}, {"head/.*": 10.0}]),
+    lr_multipliers=st.sampled_from([{}, {}, {"head/.*": 10.0}]),
     layer_decay=st.sampled_from([None, None, 0.5]),
     gradient=st.builds(
         Gradient,

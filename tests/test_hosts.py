@@ -143,19 +143,19 @@ def test_several_processes_need_one_workdir(capsys):
 
 MEMBER = """
 import sys, time
-from jaxdl.train import line as lines
+from jaxdl.cluster import client as clients
 port, process, end = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-line = lines.Line("127.0.0.1", port, process, 3, 30)
+client = clients.Client("127.0.0.1", port, process, 3, 30)
 if end == "is stopped":
-    line.fail(75, "stopped before all had started")
-line.start({})
+    client.fail(75, "stopped before all had started")
+client.start({})
 if end == "hurries":
-    lines.GRACE = 0.1
+    clients.GRACE = 0.1
 print("started", flush=True)
 if end == "fails":
-    line.fail(2, "no such data set")
+    client.fail(2, "no such data set")
 if end == "leaves":
-    line.leave()
+    client.leave()
     sys.exit()
 time.sleep(60)
 """

@@ -74,10 +74,10 @@ def test_scaling_rescues_gradients_that_float16_would_lose():
     np.testing.assert_allclose(value, 4e-9, rtol=2e-3)
 
 
-def started(goal, tx, spec):
+def started(goal, tx, options):
     batch = jax.tree.map(jnp.asarray, next(batches(1)))
     spec = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in batch.items()}
-    return init_state(goal, tx, jax.random.key(0), spec, mesh_of(1), spec), batch
+    return init_state(goal, tx, jax.random.key(0), spec, mesh_of(1), options), batch
 
 
 def test_a_step_whose_gradient_is_not_finite_changes_nothing_and_is_counted():

@@ -67,5 +67,5 @@ def test_less_is_kept(name):
 
 class State:
     def __init__(self, params, variables):
-        self.params, self.variables = params, variables
+        self.params, self.all_variables = params, variables
         self.key = jax.eval_shape(lambda: jax.random.key(0))
