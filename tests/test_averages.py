@@ -84,7 +84,7 @@ def test_every_average_gives_shares_of_one_step(entry):
     [
         ("ema", {"decay": 1.0}, "decay"),
         ("swa", {"every": 0}, "'swa': `every` must be at least 1 step"),
-        ("swa", {"start": "soon"}, "no duration"),
+        ("swa", {"start": "soon"}, "not a duration"),
     ],
 )
 def test_mistakes_are_named(name, args, message):
