@@ -1,4 +1,4 @@
-"""A user's mistake, said in one line: what is wrong, where, and what would be right."""
+"""Errors of a user, in one line: the culprit, its place, and the valid choices."""
 
 import difflib
 from collections.abc import Iterable

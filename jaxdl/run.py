@@ -1,4 +1,4 @@
-"""The story of a run: assemble, fit, report."""
+"""One run from start to end: assemble, train, evaluate, report."""
 
 import contextlib
 import dataclasses
@@ -42,7 +42,7 @@ MAPS_KEPT = 12  # examples whose predicted masks are kept to be looked at
 
 
 def run(config: Config, workdir: Path) -> dict[str, float]:
-    """Train, evaluate and report one run in `workdir`, going on where it was stopped.
+    """Train, evaluate and report one run in `workdir`, resuming where it was stopped.
 
     Returns:
         The last value of each metric, such as 'test/accuracy'.
@@ -99,7 +99,7 @@ def _run(config: Config, workdir: Path, stop: Stop) -> dict[str, float]:
 
 
 def _claim(workdir: Path, config: Config) -> list[str]:
-    """Have one process claim the directory, and make sure that all see it."""
+    """Claim the directory from one process, and check that all processes see it."""
     if jax.process_count() > 1 and not hosts.several():
         raise UserError("several processes that know nothing of each other: see hosts.joined()")
     changes = directory.claim(workdir, config) if hosts.leads() else []

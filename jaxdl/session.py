@@ -36,10 +36,10 @@ from jaxdl.train.step import Step, multi_step
 from jaxdl.types import Batch, PyTree
 
 ROLLED_BACK = "train/rolled_back_to"
-"""In the journal: the step whose weights training went on with."""
+"""Key of the metric log: the step whose weights training resumed from."""
 
 TIMINGS = ("/images_per_second", "/data_wait")
-"""Ends of the keys of measurements that differ from run to run."""
+"""Suffixes of keys whose values differ from run to run."""
 
 
 @dataclasses.dataclass
@@ -51,7 +51,7 @@ class Session:
     workdir: Path
     stop: Stop = dataclasses.field(default_factory=Stop)
     begin: Beginning | None = None
-    """Weights that a fresh state begins with."""
+    """Weights of a new state."""
 
     def __post_init__(self) -> None:
         keep, mode = self.config.checkpoint, self.config.evaluation.mode
@@ -73,7 +73,7 @@ class Session:
             self.journal.close()
 
     def start(self) -> Restored:
-        """The newest sound checkpoint, or else a fresh state; opens the journal at its step."""
+        """The newest intact checkpoint, or else a new state; opens the metric log at its step."""
         restored = restored_state(self.config, self.plan, self.checkpoints)
         restored = restored or Restored(first_state(self.config, self.plan, self.begin), {})
         self.journal = MetricLog(
@@ -106,7 +106,7 @@ class Session:
         )
 
     def log_facts(self, begun: int, waited: Callable[[], float]) -> dict[str, Any]:
-        """Of the run, as `TrainLog` asks for them."""
+        """Arguments of `TrainLog` that describe the run."""
         plan, config = self.plan, self.config
         return {
             "every": max(1, plan.to_steps(config.log.every)),
@@ -159,7 +159,7 @@ class Session:
     def evaluate(
         self, state: TrainState, role: str, weights: tuple[PyTree, PyTree] | None = None
     ) -> dict[str, float]:
-        """Measure a split, write it to the journal: 'role/metric' to value.
+        """Measure a split and write it to the metric log: 'role/metric' to value.
 
         Args:
             state: whose step the values are of.
@@ -178,7 +178,7 @@ class Session:
     def record(
         self, step: int, role: str, values: dict[str, float], matrices: dict[str, np.ndarray]
     ) -> None:
-        """Write numbers, by key, to the journal, and the matrices of a split to their files."""
+        """Write numbers, by key, to the metric log, and the matrices of a split to their files."""
         self.journal.write(step, values)
         if self.leads:
             save_matrices(self.workdir, role, matrices)
@@ -186,18 +186,18 @@ class Session:
     def _measure(
         self, weights: tuple[PyTree, PyTree], role: str, examples: int | None = None
     ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        """Numbers by key, 'role/metric'; and apart from them matrices by metric."""
+        """Numbers by key, 'role/metric', and matrices by metric."""
         with contextlib.closing(whole_split(self.config, self.plan, role, examples)) as batches:
             evaluate = self._evaluators.setdefault(role, evaluator(self.plan, role))
             found = evaluate(*weights, self.stop.between(batches))
         return self.plan.by_name(role, found)
 
     def weights(self, state: TrainState) -> tuple[PyTree, PyTree]:
-        """(params, variables) to evaluate, with batch statistics of their own if asked for."""
+        """(params, variables) to evaluate, with recomputed batch statistics if asked for."""
         return weights_of(self.config, self.plan, state, self.stop.between)
 
     def whole(self, role: str, fingerprint: Fingerprint) -> Iterator[Batch]:
-        """A split's batches for evaluation, numbered."""
+        """A split's batches for evaluation, with the number of each example."""
         batches = whole_split(self.config, self.plan, role, fingerprint=fingerprint)
         return self.stop.between(batches)
 
@@ -227,14 +227,14 @@ class Session:
         return found
 
     def owed(self, step: int) -> list[str]:
-        """Splits whose evaluation at this step is due and not made, as a signal interrupted it."""
+        """Splits whose evaluation at this step is due but was interrupted by a signal."""
         n = max(1, self.plan.to_steps(self.config.evaluation.every))
         if not (step and (step % n == 0 or step == self.plan.steps)):
             return []
         return self.unmeasured(step, self.plan.roles("training"))
 
     def unmeasured(self, step: int, roles: Iterable[str]) -> list[str]:
-        """Of the splits, those of which nothing is known at a step."""
+        """Splits without a measurement at a step."""
         made = {k.partition("/")[0] for line in self.lines() if line["step"] == step for k in line}
         return [role for role in roles if role not in made]
 
@@ -243,7 +243,7 @@ class Session:
         return self.journal.lines
 
     def rollback_candidates(self, trouble: Diverged) -> list[int]:
-        """Steps whose checkpoints `way_back` may take, ascending."""
+        """Steps whose checkpoints `rollback_state` may take, ascending."""
         taken = self.journal.series(ROLLED_BACK)
         if len(taken) >= self.config.gradient.rollback:
             return []
@@ -295,7 +295,7 @@ class Session:
         return best is not None and best == len(values) - 1
 
     def best(self, state: TrainState) -> TrainState:
-        """The best weights that were kept where early stopping asks for them, else the last."""
+        """The best weights if early stopping restores them, else the last."""
         step = best_step(self.config, self.checkpoints.steps(), self.history())
         return state if step is None else self.checkpoints.restore(step, _abstract(state)).state
 
@@ -320,10 +320,10 @@ def weights_of(
     state: TrainState,
     between: Callable[[Iterable[Batch]], Iterable[Batch]] = iter,
 ) -> tuple[PyTree, PyTree]:
-    """(params, variables) to evaluate: averaged where they are kept, unless the config says not.
+    """(params, variables) to evaluate: averaged if the run averages and the config asks for it.
 
-    With `evaluation.norm_batches`, averaged weights have the batch statistics of as many training
-    batches, the first of the run.
+    With `evaluation.norm_batches`, batch statistics of averaged weights are recomputed from that
+    many training batches, the first of the run.
     """
     params, variables = state.weights(config.evaluation.average)
     n, averaged = config.evaluation.norm_batches, params is not state.params
@@ -349,7 +349,7 @@ def training_batches(config: Config, plan: Plan, start: int, stop: int) -> Batch
 
 
 def first_nonfinite(config: Config, plan: Plan, state: TrainState, step: int) -> str | None:
-    """The first that is not finite when a state takes the step of a number; see `culprit`."""
+    """First value that is not finite in a step from this state; see `train.nonfinite`."""
     examples = {
         name: stream.split.numbers(stream.order(config.seed, name)(step))
         for name, stream in plan.streams.items()
@@ -367,12 +367,12 @@ def first_nonfinite(config: Config, plan: Plan, state: TrainState, step: int) ->
 
 
 def restored_state(config: Config, plan: Plan, checkpoints: Checkpoints) -> Restored | None:
-    """The newest sound checkpoint, or None where there is none yet."""
+    """The newest intact checkpoint, or None."""
     return checkpoints.restore_newest(lambda step: plan.abstract_state(config.seed))
 
 
 def final_state(config: Config, plan: Plan, workdir: Path) -> TrainState:
-    """The state that a run ended with: its best where early stopping restored that, else its last.
+    """Final state of a run: the best one if early stopping restores it, else the last.
 
     Raises:
         UserError: the directory has no finished checkpoint.

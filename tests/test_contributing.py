@@ -24,6 +24,7 @@ CODE = dict(
 def files(tmp_path, own_registry, monkeypatch):
     """The page's files, as a user's own; the verb where verbs are looked for."""
     monkeypatch.chdir(ROOT)
+    verbs.every_verb()  # fills the table that is copied below
     monkeypatch.setattr(verbs, "__path__", [*verbs.__path__, str(tmp_path / "verbs")])
     monkeypatch.setattr(verbs, "_verbs", dict(verbs._verbs))
     for name, code in CODE.items():

@@ -34,10 +34,10 @@ def reversal(
     examples: Count = 4000,
     seed: Seed = 0,
 ) -> Source:
-    """Random sequences and the same sequences backwards: an artificial task, solved or not.
+    """Random sequences and their reversals: an artificial task with a known solution.
 
-    What to write is far from where it is read, at a distance that changes from place to place: a
-    model must learn to attend by position. Records have `source` and `tokens`, (length + 2,) each.
+    The distance between a symbol and its copy differs from position to position, so a model must
+    learn to attend by position. Records have `source` and `tokens`, (length + 2,) each.
 
     Args:
         split: of train, validation and test.

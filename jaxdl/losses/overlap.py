@@ -1,8 +1,8 @@
-"""Losses of a whole label map: how little the map that is said and the true one overlap.
+"""Losses of a whole segmentation mask: one minus the overlap of predicted and true mask.
 
-All are of one image, a mean over classes, in [0, 1]. The map that is said is p = softmax(logits),
-the true one t is one-hot; sums go over pixels that count. A class that is neither there nor said
-has no error, and an image without a pixel that counts has the loss 0.
+All are of one image, a mean over classes, in [0, 1]. The predicted mask is p = softmax(logits), the
+true one t is one-hot; sums go over valid pixels. A class absent from both contributes 0, and an
+image without a valid pixel has the loss 0.
 """
 
 from typing import NamedTuple

@@ -42,12 +42,12 @@ def averaged(
     Returns:
         NaN where the matrix is empty.
     """
-    truth, said = matrix.sum(axis=1), matrix.sum(axis=0)
+    truth, predicted = matrix.sum(axis=1), matrix.sum(axis=0)
     if not truth.sum() > 0:
         return math.nan
     if average == "micro":
         return float(quotient(numerator.sum(), denominator.sum()))
-    weight = truth if average == "weighted" else (truth + said) > 0
+    weight = truth if average == "weighted" else (truth + predicted) > 0
     return float(np.average(quotient(numerator, denominator), weights=weight))
 
 
@@ -62,13 +62,13 @@ def recall_of(matrix: np.ndarray, count: np.ndarray, average: Average = "macro")
 
 
 def f1_of(matrix: np.ndarray, count: np.ndarray, average: Average = "macro") -> float:
-    """2 p r / (p + r) of each class, which is twice the hits by all that is or was said."""
+    """2 p r / (p + r) = 2 TP / (2 TP + FP + FN) of each class."""
     both = matrix.sum(axis=0) + matrix.sum(axis=1)
     return averaged(2 * np.diag(matrix), both, matrix, average)
 
 
 def balanced_accuracy_of(matrix: np.ndarray, count: np.ndarray) -> float:
-    """Mean of recall over the classes that are there."""
+    """Mean of recall over the classes that occur."""
     there = matrix.sum(axis=1) > 0
     recall = np.diag(matrix)[there] / matrix.sum(axis=1)[there]
     return float(np.mean(recall)) if there.any() else math.nan
@@ -76,13 +76,13 @@ def balanced_accuracy_of(matrix: np.ndarray, count: np.ndarray) -> float:
 
 def matthews_of(matrix: np.ndarray, count: np.ndarray) -> float:
     """Correlation of truth and prediction, each as k indicators; 0 where one is constant."""
-    truth, said = matrix.sum(axis=1), matrix.sum(axis=0)
+    truth, predicted = matrix.sum(axis=1), matrix.sum(axis=0)
     n = matrix.sum()
     if not n > 0:
         return math.nan
     # R = (c n - t . p) / sqrt((n^2 - p . p) (n^2 - t . t)), c the hits
-    spread = (n**2 - said @ said) * (n**2 - truth @ truth)
-    return float(quotient(np.trace(matrix) * n - truth @ said, np.sqrt(spread)))
+    spread = (n**2 - predicted @ predicted) * (n**2 - truth @ truth)
+    return float(quotient(np.trace(matrix) * n - truth @ predicted, np.sqrt(spread)))
 
 
 def kappa_of(matrix: np.ndarray, count: np.ndarray) -> float:
@@ -120,7 +120,7 @@ def f1(*, average: Average = "macro") -> Metric:
 
 @register("metrics")
 def balanced_accuracy() -> Metric:
-    """Mean of recall over the classes that are there. https://doi.org/10.1109/ICPR.2010.764"""
+    """Mean of recall over the classes that occur. https://doi.org/10.1109/ICPR.2010.764"""
     return Metric(confusions, balanced_accuracy_of)
 
 

@@ -57,17 +57,21 @@ def overlaps(
 ) -> tuple[Array, Array, Array]:
     """Pixels of each class that are hits, true, and predicted: three int32 vectors (k,)."""
     logits, label, weight = pixels(outputs["logits"], batch, ignore)
-    said = jnp.argmax(logits, axis=-1)
+    predicted = jnp.argmax(logits, axis=-1)
     # Integers, as a batch of large maps has more pixels than the 2^24 that float32 counts to.
     of_class = lambda classes: jnp.zeros(logits.shape[-1], jnp.int32).at[classes].add
     valid = (weight > 0).astype(jnp.int32)
-    return of_class(label)(valid * (said == label)), of_class(label)(valid), of_class(said)(valid)
+    return (
+        of_class(label)(valid * (predicted == label)),
+        of_class(label)(valid),
+        of_class(predicted)(valid),
+    )
 
 
 def intersections(outputs: Outputs, batch: Batch, ignore: int | None = VOID) -> Pair:
     """Intersection and union of each class, two vectors (k,), in pixels."""
-    both, truth, said = overlaps(outputs, batch, ignore)
-    return both, truth + said - both
+    both, truth, predicted = overlaps(outputs, batch, ignore)
+    return both, truth + predicted - both
 
 
 @register("metrics", unit="pixel")
@@ -81,8 +85,8 @@ def iou(*, ignore: int | None = VOID) -> Metric:
 
 def sizes(outputs: Outputs, batch: Batch, ignore: int | None = VOID) -> Pair:
     """Twice the intersection, and the sum of both sizes, of each class: two vectors (k,)."""
-    both, truth, said = overlaps(outputs, batch, ignore)
-    return 2 * both, truth + said
+    both, truth, predicted = overlaps(outputs, batch, ignore)
+    return 2 * both, truth + predicted
 
 
 @register("metrics", unit="pixel")

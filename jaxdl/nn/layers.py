@@ -16,7 +16,7 @@ fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 # torchvision counts the outputs of all channels: in the deepest blocks of mobile networks the maps
 # then vary by less than the norm's epsilon.
 depthwise_init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-"""The same for depthwise kernels, as timm has it: an output hears k * k numbers, and no more."""
+"""The same for depthwise kernels, as in timm: the fan-in of an output is k * k."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,12 +1,12 @@
-"""Writing tokens one after the other: the likeliest each time, or by beam search.
+"""Autoregressive decoding: greedy or beam search.
 
 Google's Neural Machine Translation System. Wu, Schuster, Chen, Le, Norouzi et al. 2016.
 https://arxiv.org/abs/1609.08144, equation 14 without its coverage penalty. Vaswani et al. 2017
 translate with 4 beams and a length penalty of 0.6.
 
-Nothing is cached: for each token the whole network runs over all places. So the cost grows with
-the length times that of a forward pass, which is right for evaluating short sequences, on models of
-any kind, and wrong for serving. Models must be causal: what stands behind a place is padding then.
+Keys and values are not cached: for each token the network runs over all positions, so the cost
+is that of a forward pass times the length. This suits evaluating short sequences with any model,
+not serving. Models must be causal: positions after the current one hold padding.
 """
 
 from collections.abc import Callable

@@ -1,12 +1,12 @@
-"""Averages of the weights along the way: what part of the average the newest weights take.
+"""Averages of the weights during training: the fraction that the newest weights take.
 
-A builder returns step -> share in [0, 1], where `step` counts the steps done before this one, and
-the average moves after it by
+A builder returns step -> fraction in [0, 1], where `step` counts the steps done before this one,
+and the average moves after it by
 
-    average = average + share * (weights - average)
+    average = average + fraction * (weights - average)
 
-so that a share of 1 follows the weights, and of 0 lets the average rest. Batch statistics are
-averaged with the weights, by the same shares; a config's `evaluation.norm_batches` finds them anew.
+so that 1 follows the weights and 0 keeps the average. Batch statistics are averaged with the same
+fractions; `evaluation.norm_batches` recomputes them.
 """
 
 from collections.abc import Callable

@@ -1,9 +1,9 @@
-"""Two results of `jaxdl bench`: how the times compare, and whether that is more than noise.
+"""Comparison of two results of `jaxdl bench`: ratios of times, with confidence intervals.
 
-An interval is had by drawing anew, with replacement: processes, then rounds of each (Efron 1979,
-https://doi.org/10.1214/aos/1176344552). A round is the unit because its calls share what else the
-machine did just then. What differs from one process to the next, such as where memory lies, no
-single process shows: give several of each side, run in turn.
+Intervals are from a hierarchical bootstrap over processes, then rounds of each (Efron 1979,
+https://doi.org/10.1214/aos/1176344552). A round is the unit because its calls share the load of the
+machine at that moment. Differences between processes, such as memory layout, need several
+processes for each side, run alternately.
 """
 
 import json

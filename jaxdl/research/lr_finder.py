@@ -1,4 +1,4 @@
-"""The learning-rate range test: raise the rate step by step, see where the loss falls and flies.
+"""Learning-rate range test: raise the rate step by step, see where the loss falls and diverges.
 
 Cyclical Learning Rates for Training Neural Networks. Smith 2015. https://arxiv.org/abs/1506.01186
 (section 3.3). The rate grows by the same factor at each step, and the loss is smoothed, as in
@@ -22,10 +22,10 @@ from jaxdl.train.loop import fit
 from jaxdl.train.step import compile_step
 
 DIVERGED = 4.0
-"""The test ends where the smoothed loss is so many times the least."""
+"""The test ends when the smoothed loss exceeds this multiple of its minimum."""
 
 SETTLED = 10
-"""Losses that come before the smoothed one is of more than noise."""
+"""First losses to ignore: the running mean is still noisy."""
 
 
 class RangeTest(NamedTuple):

@@ -1,8 +1,8 @@
-"""Checkpoints: Orbax writes and reads them; a seal of digests says whether to believe them.
+"""Checkpoints: Orbax writes and reads them, an integrity manifest verifies them.
 
 Orbax restores a flipped byte without complaint, so the digest of each leaf is saved beside the
-state and compared after restoring. The digests are begun when a save is, and written by its thread,
-before the checkpoint gets its name: one without a seal was never finished.
+state and compared after restoring. The manifest is written by the thread that saves, before the
+checkpoint is renamed to its final name: a checkpoint without a manifest is unfinished.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of a run: the newest ones and the best, side by side.
+    """Checkpoints of a run: the newest ones and the best.
 
     A save that fails, as on a full disk, is a warning: training goes on, and `unsaved` tells at the
     end.
@@ -67,7 +67,7 @@ class Checkpoints:
         self._folder, self._writes = folder.absolute(), writes
         self._constants = Constants(self._folder.parent / CONSTANT)
         self._saving: int | None = None  # the step that is being written
-        self._content: Future[tuple[Any, ...]] = Future()  # what its seal will say
+        self._content: Future[tuple[Any, ...]] = Future()  # of its integrity manifest
         self._failed: str | None = None  # what the last save failed of
         self._metrics = {step: _metric(self._folder, step) for step in self.steps()}
         self._policy = _LatestAndBest(self._metrics, keep_latest, keep_best, mode)
@@ -88,7 +88,7 @@ class Checkpoints:
         )
 
     def _sweep(self) -> None:
-        """Remove what was never finished. A write that outlived its save may bring it back."""
+        """Remove unfinished checkpoints. A write that outlives its save may create one again."""
         if self._writes and jax.process_index() == 0:
             for folder in self._unfinished("*"):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -100,7 +100,7 @@ class Checkpoints:
         self.close()
 
     def close(self) -> None:
-        """Wait for what is being written."""
+        """Wait for pending writes."""
         self.settle()
         self._manager.close()
         self._sweep()
@@ -118,7 +118,7 @@ class Checkpoints:
     def save(
         self, step: int, state: TrainState, metric: float | None, extra: Mapping[str, Any]
     ) -> None:
-        """Begin to write a checkpoint; returns once the state may be donated.
+        """Start to write a checkpoint; returns once the state may be donated.
 
         Args:
             step: its name.
@@ -148,7 +148,7 @@ class Checkpoints:
             self._fail(error)
 
     def _seal(self) -> None:
-        """Called in Orbax's thread, on one process: all is written, and has no name yet."""
+        """Write the manifest; called in Orbax's thread, on one process, before the final rename."""
         step, metric, wait, extra = self._content.result()
         (folder,) = [f for f in (*self._unfinished(step), self._folder / str(step)) if f.is_dir()]
         integrity.write(folder, step, metric, wait(), extra)
@@ -157,12 +157,12 @@ class Checkpoints:
         return list(self._folder.glob(f"{step}.orbax-checkpoint-tmp*"))
 
     def watch(self, *_: Any) -> None:
-        """Warn if the save at hand has failed; does not wait. Cheap enough to call at each step."""
+        """Warn if the pending save has failed, without waiting. Cheap enough for each step."""
         if self._saving is not None and not self._manager.is_saving_in_progress():
             self.settle()
 
     def settle(self) -> None:
-        """Wait for the save at hand, and warn if it has failed."""
+        """Wait for the pending save, and warn if it has failed."""
         if self._saving is None:
             return
         try:
@@ -192,7 +192,7 @@ class Checkpoints:
         return self._failed and f"{self._failed}; the same command goes on from step {newest}"
 
     def restore(self, step: int, like: TrainState) -> Restored:
-        """The checkpoint of one step, checked leaf by leaf.
+        """The checkpoint of one step, verified leaf by leaf.
 
         Args:
             step: one of `steps()`.
@@ -217,9 +217,9 @@ class Checkpoints:
         return Restored(state, extra)
 
     def restore_newest(self, like: Callable[[int], TrainState]) -> Restored | None:
-        """The newest sound checkpoint, or None where there is none yet.
+        """The newest intact checkpoint, or None.
 
-        Damaged ones are warned about and deleted, so that the steps are saved anew.
+        Damaged ones are deleted with a warning, so that their steps are saved again.
 
         Args:
             like: gives shapes, types and shardings of a step's state.
@@ -249,7 +249,10 @@ class Checkpoints:
 
 
 class _LatestAndBest(policies.PreservationPolicy):  # type: ignore[misc]  # Orbax has no types
-    """Orbax's own cannot be joined: its metrics lie in a file of their own, unguarded."""
+    """Policy of which checkpoints to keep: the newest and the best.
+
+    Orbax's own cannot be combined, and keep metrics in a file without a digest.
+    """
 
     def __init__(self, metrics: Mapping[int, float | None], latest: int, best: int, mode: str):
         self._metrics, self._latest, self._best = metrics, latest, best

@@ -1,4 +1,4 @@
-"""Weights that no step changes, stored once in a run directory, under a digest of all they hold.
+"""Constant weights, stored once in a run directory under a digest of their contents.
 
 A checkpoint names the digest. `constant/DIGEST/` holds the arrays in `state/`, and then the
 manifest of `integrity`: without one, they were never finished.
@@ -21,11 +21,11 @@ from jaxdl.types import PyTree
 
 
 class Unusable(UserError):
-    """The constants of a run cannot be read, or are not what the run has begun with."""
+    """The constants of a run cannot be read, or differ from those that it started with."""
 
 
 class Constants:
-    """Trees of arrays by digest; the one that was used last is remembered.
+    """Trees of arrays by digest; the last one used is cached.
 
     Args:
         folder: where they live; made when there is something to store.
@@ -36,7 +36,7 @@ class Constants:
         self._last: tuple[str, PyTree] | None = None
 
     def put(self, constant: PyTree) -> str:
-        """Store a tree unless it is there; its digest."""
+        """Store a tree unless it is stored already; returns its digest."""
         if self._last and self._last[1] is constant:
             return self._last[0]
         leaves = digests(constant)
@@ -51,7 +51,7 @@ class Constants:
         return digest
 
     def get(self, digest: str | None, like: PyTree) -> PyTree:
-        """The tree of a digest, checked leaf by leaf.
+        """The tree with a digest, verified leaf by leaf.
 
         Args:
             digest: that a checkpoint names.
@@ -82,7 +82,7 @@ class Constants:
 
 
 def share(folder: Path, other: Path) -> None:
-    """Put the constants of one directory into another, as further names of the same files."""
+    """Link the constants of one directory into another, without copying files."""
     if not folder.is_dir() or other.exists():
         return
     part = other.with_name(f".{other.name}")

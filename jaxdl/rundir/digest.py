@@ -1,6 +1,6 @@
 """Digests of a state's leaves: 64 bits each, computed where the leaf lives.
 
-The same however a leaf is sharded, and no leaf travels to a host for it.
+They are independent of sharding, and no leaf is copied to a host.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,9 +25,9 @@ def digests(state: PyTree) -> dict[str, str]:
 
 
 def start(state: PyTree) -> Callable[[], dict[str, str]]:
-    """Begin to compute the digests: what this returns waits for them.
+    """Start to compute the digests; returns a function that waits for them.
 
-    The state may be donated as soon as this has returned.
+    The state may be donated as soon as this function has returned.
     """
     leaves, structure = jax.tree.flatten(state)
     kinds = [(x.dtype, list(x.shape)) for x in leaves]

@@ -1,4 +1,4 @@
-"""The run directory: what it was asked to do, and on what it did it.
+"""The run directory: config, manifest of versions and hardware, predictions.
 
 `config.json`, `manifest.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/`, `outputs/`,
 `predictions.npz`, `report.html`. Everything that looks at a run later reads this directory and
@@ -37,7 +37,7 @@ FREE = (
 
 
 def claim(workdir: Path, config: Config) -> list[str]:
-    """Make the directory this config's own, or find that it already is.
+    """Claim the directory for a config, or check that it is claimed by this one.
 
     Returns:
         What has changed since the directory was last used, one line each.
@@ -75,7 +75,7 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def replace(file: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file atomically."""
     fresh = file.with_name(file.name + ".tmp")
     try:
         fresh.write_text(text, newline="")
@@ -87,7 +87,7 @@ def replace(file: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def writing(workdir: Path) -> Iterator[None]:
-    """Turn a failure to write what a run cannot be without into a `UserError`."""
+    """Turn a failure to write an essential file into a `UserError`."""
     try:
         yield
     except OSError as error:
@@ -95,7 +95,7 @@ def writing(workdir: Path) -> Iterator[None]:
 
 
 class Manifest:
-    """`manifest.json`: versions, commit, hardware, and whatever `update` adds; always whole."""
+    """`manifest.json`: versions, commit, hardware, and entries of `update`; written atomically."""
 
     def __init__(self, workdir: Path, **known: Any):
         self._file = workdir / "manifest.json"
@@ -103,7 +103,7 @@ class Manifest:
         self.update(status="running")
 
     def update(self, **values: Any) -> None:
-        """Add or replace entries and write the file; what it cannot write, the next one may."""
+        """Add or replace entries and write the file; after a failure the next call writes them."""
         self._values |= values
         if jax.process_index() != 0:
             return

@@ -39,7 +39,7 @@ def write(
 
 
 def measure(folder: Path, step: int, metric: float) -> None:
-    """Put down a metric that was measured after the checkpoint was written.
+    """Record a metric that was measured after the checkpoint was written.
 
     Raises:
         UserError: the checkpoint has no sound manifest.

@@ -22,9 +22,9 @@ RETRY = 10.0  # seconds until a place that could not be written is tried again
 
 
 class MetricLog:
-    """Appends to `metrics.jsonl`, and knows all that it holds.
+    """Appends to `metrics.jsonl`, and holds all of its lines.
 
-    A disk that is full does not end a run: what could not be written is kept, and written later.
+    A full disk does not end a run: lines that could not be written are kept, and written later.
 
     Args:
         workdir: the run directory.
@@ -56,7 +56,7 @@ class MetricLog:
         ]
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """Add one line; every value a number. What is not finite is written as null."""
+        """Add one line of numbers. Values that are not finite are written as null."""
         numbers = {k: _number(v) for k, v in values.items()}
         self.lines.append({"step": step, **numbers})
         if self._file:
@@ -70,7 +70,7 @@ class MetricLog:
         return judging.series(self.lines, key)
 
     def close(self) -> None:
-        """Flush and let go of the files."""
+        """Flush and close the files."""
         for outlet in [self._file, *self._sinks]:
             if outlet:
                 outlet.close()
@@ -82,7 +82,7 @@ def _opened(build: Callable[..., Sink], workdir: Path, step: int) -> Sink:
 
 
 class _Outlet:
-    """A sink that may refuse for a while: what it did not take is kept, and brought again.
+    """A sink that may fail for a while: lines that it did not write are kept and tried again.
 
     Args:
         name: for the warning.
@@ -123,8 +123,8 @@ class _Outlet:
             self._refused_at = time.monotonic()
             if not self._told:
                 self._told = True
-                said = f"{self._name} cannot be written: {error.strerror or error}"
-                warnings.warn(f"{said}; its lines are kept and tried again", stacklevel=2)
+                problem = f"{self._name} cannot be written: {error.strerror or error}"
+                warnings.warn(f"{problem}; its lines are kept and tried again", stacklevel=2)
 
     def _let_go(self) -> None:
         sink, self._sink = self._sink, None

@@ -14,7 +14,7 @@ from jaxdl.errors import UserError
 
 
 def save_matrices(workdir: Path, split: str, matrices: Mapping[str, np.ndarray]) -> None:
-    """Write the matrices of one split, by metric; a full disk is a warning, and ends no run."""
+    """Write the matrices of one split, by metric; a full disk is only a warning."""
     for metric, matrix in matrices.items():
         file = workdir / "matrices" / split / f"{metric}.npy"
         content = io.BytesIO()
@@ -29,7 +29,7 @@ def save_matrices(workdir: Path, split: str, matrices: Mapping[str, np.ndarray])
 
 
 def read_matrices(workdir: Path) -> dict[str, np.ndarray]:
-    """'split/metric' to matrix; UserError for a file that is none."""
+    """'split/metric' to matrix; UserError for a file that is not a matrix."""
     found = {}
     for file in sorted((workdir / "matrices").glob("*/*.npy")):
         try:

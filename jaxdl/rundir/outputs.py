@@ -1,4 +1,4 @@
-"""`outputs/<split>.npz`: what a run answered for every example of a split at its end.
+"""`outputs/<split>.npz`: outputs of the final weights for every example of a split.
 
 Arrays: `logits` (n, ..., k) float32, or `log_probabilities` float16 where logits are too many;
 `label` (n, ...), `index` (n,), and `digest`, that of the examples. Runs whose digests are equal saw
@@ -25,7 +25,7 @@ NOTES = {
 
 
 class Outputs(NamedTuple):
-    """Answers for the n examples of a split, ascending by number."""
+    """Outputs for the n examples of a split, ascending by number."""
 
     logits: np.ndarray
     """(n, ..., k) float32; up to a constant of each example where log-probabilities were kept"""

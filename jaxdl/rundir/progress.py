@@ -49,7 +49,7 @@ class Diverged(Exception):
 
 
 class TrainLog:
-    """Averages step metrics over a window, writes them to the journal, and shows progress.
+    """Averages step metrics over a window, writes them to the metric log, and shows progress.
 
     Args:
         journal: where windows go.
@@ -103,7 +103,7 @@ class TrainLog:
         self._prints = shows and self._bar.disable
 
     def __call__(self, t: int, state: TrainState, metrics: Metrics) -> None:
-        """Count the steps since the last call; at the end of a window, write it down."""
+        """Count the steps since the last call; at the end of a window, write its averages."""
         del state
         self._flying.append((t - self._at, metrics))
         self._land(IN_FLIGHT)
@@ -113,36 +113,36 @@ class TrainLog:
             self._write(t)
 
     def window(self) -> dict[str, Any]:
-        """Sums of the unfinished window and steps skipped last, for a checkpoint to carry."""
+        """Sums of the unfinished window and the number of last steps skipped, for a checkpoint."""
         self._land(0)
         sums = {k: [float(x) for x in pair] for k, pair in self._sums.items()}
         return {"sums": sums, "skipped": self._skipped}
 
     def moves(self) -> bool:
-        """True if the last step changed anything."""
+        """True if the last step was not skipped."""
         self._land(0)
         return bool(self._skipped == 0)
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
-        """Time spent in here is not training time."""
+        """Context whose time does not count as training time."""
         self._land(0)
         began = time.perf_counter()
         yield
         self._paused += time.perf_counter() - began
 
     def say(self, text: str) -> None:
-        """A line on the console that leaves the bar whole."""
+        """Print a line without breaking the progress bar."""
         if self._prints or not self._bar.disable:
             self._bar.write(text)
             sys.stdout.flush()
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Close the progress bar."""
         self._bar.close()
 
     def _land(self, leave: int) -> None:
-        """Wait for all steps but the last few, and add up what they measured."""
+        """Wait for all steps but the last few, and add up their metrics."""
         while len(self._flying) > leave:
             steps, metrics = self._flying.popleft()
             landed = fetch(metrics)
@@ -171,7 +171,7 @@ class TrainLog:
         self._bar.set_postfix(now | {"images/s": f"{speed:.0f}", "wait": f"{wait:.0%}"})
 
     def _speed(self) -> tuple[float, float]:
-        """Examples a second, and the share of time spent waiting for data, in this window."""
+        """Examples per second, and the fraction of time spent waiting for data, in this window."""
         seconds = max(time.perf_counter() - self._began - self._paused, 1e-9)
         return self._landed * self._batch_size / seconds, (
             self._waited() - self._waited_before

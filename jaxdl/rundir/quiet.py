@@ -1,6 +1,6 @@
-"""Messages of Orbax that a run says better itself: not printed while checkpoints are open.
+"""Suppression of Orbax messages that a run reports better itself, while checkpoints are open.
 
-Only Orbax's own are held back, and only for so long: what other libraries say passes, before,
+Only Orbax's own are held back, and only for so long: messages of other libraries pass, before,
 meanwhile and after.
 """
 
@@ -17,7 +17,7 @@ raise them to: one error, which its caller has, is enough."""
 
 @contextlib.contextmanager
 def quiet_orbax() -> Iterator[None]:
-    """Hold back what Orbax logs of damaged folders and failed saves, and each part's own error."""
+    """Suppress Orbax's messages about damaged folders and failed saves, and its repeated errors."""
     absl, asyncio = logging.getLogger("absl"), logging.getLogger("asyncio")
     # Of each user its own: several may be open at once, and close in any order.
     others = lambda record: "orbax" not in record.pathname or record.levelno >= logging.CRITICAL

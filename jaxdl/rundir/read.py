@@ -1,6 +1,6 @@
-"""A run directory, read back.
+"""Reader of a run directory.
 
-Whatever looks at a finished or interrupted run (report, comparison, ensemble) begins here. A file
+Everything that looks at a finished or interrupted run (report, comparison) uses it. A file
 that is absent is an absence, except the config, without which a run means nothing to most readers;
 a file that is broken is an error that names it.
 """
@@ -54,7 +54,7 @@ class Maps(NamedTuple):
 
 
 def check_run(workdir: Path) -> None:
-    """Refuse a directory that holds nothing of a run."""
+    """Refuse a directory without any file of a run."""
     if not workdir.is_dir():
         raise UserError(f"no run directory '{workdir}'")
     if not any((workdir / name).is_file() for name in FILES):
@@ -75,7 +75,7 @@ def read_config(workdir: Path) -> Config:
 
 
 def read_manifest(workdir: Path) -> dict[str, Any]:
-    """The run's manifest, empty where the run left none."""
+    """The run's manifest, empty if there is none."""
     file = workdir / "manifest.json"
     if not file.is_file():
         return {}
@@ -119,7 +119,7 @@ def read_metrics(workdir: Path, last: int | None = None) -> list[dict[str, Any]]
 
 
 def series(lines: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """One logged number over the run.
+    """Values of one logged number over the run.
 
     A resumed run may have logged a step twice: the later line counts.
 
@@ -143,7 +143,7 @@ def series(lines: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np
 
 
 def read_predictions(workdir: Path) -> Predictions | Maps | None:
-    """Predictions of the run on its last split, None where it kept none."""
+    """Predictions of the run on its last split, None if it saved none."""
     file = workdir / "predictions.npz"
     if not file.is_file():
         return None

@@ -1,4 +1,4 @@
-"""Fields of a state in a checkpoint: without constants, and in older ones under older paths."""
+"""Fields of a state in a checkpoint, without constants; older checkpoints have older paths."""
 
 import dataclasses
 from collections.abc import Collection

@@ -21,13 +21,13 @@ from jaxdl.rundir.directory import replace
 
 
 class Sink(Protocol):
-    """Takes the numbers of a step; OSError where it cannot, and what it took stays whole."""
+    """Writer of the numbers of a step. After an OSError, earlier numbers are still intact."""
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Add what was measured at a step; every value is finite."""
+        """Write the measurements of a step; every value is finite."""
 
     def close(self) -> None:
-        """Flush, and let go."""
+        """Flush and close."""
 
 
 class _TensorBoard:
@@ -130,7 +130,7 @@ def wandb(
     project: str = "jaxdl",
     mode: Literal["online", "offline"] = "online",
 ) -> Sink:
-    """A Weights & Biases run, gone on with where this directory's was. https://docs.wandb.ai
+    """A Weights & Biases run, resumed where this directory's ended. https://docs.wandb.ai
 
     Args:
         project: that it belongs to.

@@ -1,4 +1,4 @@
-"""Reading trees of arrays that a manifest vouches for: sizes, files, then leaf by leaf."""
+"""Trees of arrays, read and verified by a manifest: sizes, files, then leaf by leaf."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

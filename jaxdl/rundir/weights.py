@@ -1,4 +1,4 @@
-"""Weights of a run by its directory alone: no data is opened, no network built, nothing compiled.
+"""Weights of a run, from its directory alone: no data opened, no network built, nothing compiled.
 
 A checkpoint's manifest names every leaf with its type, shape and digest, so the few that are
 weights are read by name, whatever optimizer the rest belongs to.
@@ -31,16 +31,16 @@ class RunWeights(NamedTuple):
     """of the run"""
     step: int
     averaged: bool
-    """an average of the weights along the way, kept by the run or by its optimizer"""
+    """True for an average of the weights, kept by the run or by its optimizer"""
     params: PyTree
     variables: PyTree
     """collections such as 'batch_stats'; an average's own where the run averages"""
 
 
 def run_weights(workdir: Path, *choice: str) -> RunWeights:
-    """The weights that a run is judged by, or others of its checkpoints.
+    """The weights that a run is evaluated with, or others of its checkpoints.
 
-    These are the best that were kept where early stopping asks for them, else the newest; averaged
+    These are the best if early stopping restores them, else the newest; averaged
     where `evaluation.average` has them so. `evaluation.norm_batches` is left to whoever has the
     data: averaged statistics come as they are.
 
@@ -105,7 +105,7 @@ def kept_steps(folder: Path) -> list[int]:
 def best_step(
     config: Config, kept: Iterable[int], history: Sequence[tuple[int, float]]
 ) -> int | None:
-    """The step of the best weights that were kept; None unless early stopping asks for them.
+    """The step of the best weights; None unless early stopping restores them.
 
     Args:
         config: of the run.
@@ -121,7 +121,7 @@ def best_step(
 
 
 def read_leaves(folder: Path, names: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """Leaves of a checkpoint on the host, by name, each of which has the digest that was saved.
+    """Leaves of a checkpoint on the host, by name, verified by their digests.
 
     Args:
         folder: of the checkpoint.
@@ -151,7 +151,7 @@ def _store(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _newest(folder: Path, steps: Sequence[int], config: Config, average: bool) -> RunWeights:
-    """Of the newest sound checkpoint."""
+    """Weights of the newest intact checkpoint."""
     errors: list[UserError] = []
     for step in reversed(steps):
         try:
@@ -200,7 +200,7 @@ def _at(folder: Path, step: int, config: Config, average: bool) -> RunWeights:
 
 
 def _iterates(names: Iterable[str]) -> dict[str, str]:
-    """Of schedule-free optimizers, each leaf of z, and the share by which y is mixed of it."""
+    """Leaves z of schedule-free optimizers, each with the leaf of its mixing fraction."""
     names = set(names)
     inside = {n: n.partition("/z/")[0] for n in names if n.startswith("opt_state/") and "/z/" in n}
     return {n: f"{at}/share" for n, at in inside.items() if f"{at}/share" in names}

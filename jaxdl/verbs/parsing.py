@@ -56,36 +56,36 @@ def config_of(run: Path) -> str:
     return str(run / "config.json")
 
 
-def image_shape(said: str) -> tuple[int, ...]:
+def image_shape(text: str) -> tuple[int, ...]:
     """'HxWxC' as numbers."""
-    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*x[1-9]\d*", said):
-        raise argparse.ArgumentTypeError(f"'{said}' is not HxWxC, such as 224x224x3")
-    return tuple(map(int, said.split("x")))
+    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*x[1-9]\d*", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is not HxWxC, such as 224x224x3")
+    return tuple(map(int, text.split("x")))
 
 
-def count(said: str) -> int:
+def count(text: str) -> int:
     """A number from 1."""
-    if not said.isdecimal() or not int(said):
-        raise argparse.ArgumentTypeError(f"expected a number from 1, got '{said}'")
-    return int(said)
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"expected a number from 1, got '{text}'")
+    return int(text)
 
 
-def positive(said: str) -> float:
+def positive(text: str) -> float:
     """A number above 0."""
     with contextlib.suppress(ValueError):
-        if 0 < float(said) < math.inf:
-            return float(said)
-    raise argparse.ArgumentTypeError(f"expected a number above 0, got '{said}'")
+        if 0 < float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"expected a number above 0, got '{text}'")
 
 
-def figure(said: str) -> Path:
+def figure(text: str) -> Path:
     """A file that can be drawn to."""
     from jaxdl.research.schedule_plot import SUFFIXES
 
-    suffix = Path(said).suffix.removeprefix(".").lower()
+    suffix = Path(text).suffix.removeprefix(".").lower()
     if suffix not in SUFFIXES:
-        raise argparse.ArgumentTypeError(f"cannot draw '{said}': {choices(suffix, SUFFIXES)}")
-    return Path(said)
+        raise argparse.ArgumentTypeError(f"cannot draw '{text}': {choices(suffix, SUFFIXES)}")
+    return Path(text)
 
 
 @contextlib.contextmanager
