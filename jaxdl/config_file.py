@@ -26,17 +26,23 @@ def summary(config: Config) -> str:
 
 
 def in_words(value: Any) -> str:
-    """A part, a value or a dataclass of them on one line, as far as they are set."""
+    """A value on one line, a part as the call that it stands for: `adamw(learning_rate=0.001)`.
+
+    Args:
+        value: a part, a plain value, or a list, a dict or a dataclass of these; of a dataclass,
+            only fields that are set are written.
+    """
     if isinstance(value, Part):
-        return " ".join([value.name, *(f"{k}={in_words(v)}" for k, v in value.args.items())])
+        args = ", ".join(f"{k}={in_words(v)}" for k, v in value.args.items())
+        return f"{value.name}({args})" if args else value.name
     if dataclasses.is_dataclass(value):
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
         return "  ".join(f"{k}={in_words(v)}" for k, v in fields.items() if _is_set(v))
     if isinstance(value, list | tuple):
-        return "(" + ", ".join(in_words(v) for v in value) + ")"
+        return "[" + ", ".join(in_words(v) for v in value) + "]"
     if isinstance(value, dict):
         return "{" + ", ".join(f"{k}: {in_words(v)}" for k, v in value.items()) + "}"
-    return str(value)
+    return "none" if value is None else str(value)
 
 
 def _is_set(value: Any) -> bool:

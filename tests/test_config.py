@@ -217,6 +217,30 @@ def test_shipped_configs_agree_about_their_data(data):
     assert getattr(datasets, data)(batch_size=7, threads=3).batch_size == 7
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (part("cnn"), "cnn"),
+        (part("mlp", widths=[4, 8], norm=None), "mlp(widths=[4, 8], norm=none)"),
+        (part("sgd", loss=part("focal", gamma=2.0)), "sgd(loss=focal(gamma=2.0))"),
+        ((part("flip"), part("mixup", alpha=0.2)), "[flip, mixup(alpha=0.2)]"),
+        ({"iris": part("iou")}, "{iris: iou}"),
+        (EarlyStopping(patience=3), "patience=3  min_delta=0.0  restore_best=True"),
+        ("5 epochs", "5 epochs"),
+    ],
+)
+def test_values_in_words(value, text):
+    assert config_file.in_words(value) == text
+
+
+def test_a_part_in_words_is_what_the_shell_takes():
+    optimizer = part("adamw", learning_rate=0.001, betas=[0.9, 0.99])
+    wrapped = part("lookahead", inner=optimizer, steps=5)
+    for value in (optimizer, wrapped):
+        said = config_file.in_words(value)
+        assert override(Config(), [("optimizer", said)]).optimizer == value
+
+
 def test_summary_mentions_every_field_that_is_set():
     shown = {line.split()[0] for line in config_file.summary(Config()).splitlines()}
     unset = {"initializer", "dropout", "freeze_norms", "init_from", "regularizers", "wrappers"}

@@ -21,6 +21,7 @@ import numpy as np
 from jaxdl import models, tree
 from jaxdl.assemble import Plan, assemble
 from jaxdl.config import Checkpoint, Config, Data, Part, part
+from jaxdl.config_file import in_words
 from jaxdl.errors import UserError
 from jaxdl.perf.flops import macs
 from jaxdl.perf.memory import activation_bytes, ran_out
@@ -165,7 +166,7 @@ def compiled(config: Config, plan: Plan, mode: Mode, clock: Clock = time.perf_co
     boundary = sizes.argument_size_in_bytes + sizes.output_size_in_bytes
     precision = plan.parts.one("precision", plan.to_steps)()
     cost = Cost(
-        model=shown(config.model),
+        model=in_words(config.model),
         mode=mode,
         image=tuple(batch["image"].shape[1:]),
         batch_size=config.data.batch_size,
@@ -244,12 +245,6 @@ def _round(call: Callable[[], PyTree], n: int, clock: Clock) -> Round:
         found = call()
     jax.block_until_ready(found)
     return Round((clock() - start) / n, tuple(latencies))
-
-
-def shown(model: Part) -> str:
-    """A model as the command line says it: 'resnet50', 'resnet50(width=32)'."""
-    args = ", ".join(f"{k}={v}" for k, v in model.args.items())
-    return f"{model.name}({args})" if args else model.name
 
 
 def report(

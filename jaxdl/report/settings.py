@@ -1,11 +1,11 @@
 """Set-up of a run: what its config changed, and where it ran."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from jaxdl.config import Config, Part
+from jaxdl.config_file import in_words
 from jaxdl.report import text
 
 
@@ -22,7 +22,7 @@ def settings(config: Config) -> list[tuple[str, str]]:
 
 
 def _flat(config: Config) -> list[tuple[str, str]]:
-    return [(path, described(value)) for path, value in _leaves(config)]
+    return [(path, _described(value)) for path, value in _leaves(config)]
 
 
 def _leaves(value: Any, path: str = "") -> list[tuple[str, Any]]:
@@ -40,21 +40,16 @@ def every(config: Config) -> list[tuple[str, str]]:
 
 def _of_part(path: str, value: Any) -> list[tuple[str, str]]:
     if not isinstance(value, Part):
-        return [(path, described(value))]
+        return [(path, _described(value))]
     inner = [row for name, x in value.args.items() for row in _of_part(f"{path}.{name}", x)]
     return [(path, value.name), *inner]
 
 
-def described(value: Any) -> str:
-    """A part as the call it stands for: `adamw(learning_rate=0.001)`."""
-    if isinstance(value, Part):
-        inner = ", ".join(f"{k}={described(v)}" for k, v in value.args.items())
-        return f"{value.name}({inner})" if inner else value.name
+def _described(value: Any) -> str:
+    """A value of the table, a list of it as the command line takes one: without brackets."""
     if isinstance(value, list | tuple):
-        return ", ".join(described(v) for v in value) or "none"
-    if isinstance(value, float) and not math.isfinite(value):
-        return text.number(value)
-    return "none" if value is None else str(value)
+        return ", ".join(map(in_words, value)) or "none"
+    return in_words(value)
 
 
 def environment(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
