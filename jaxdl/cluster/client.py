@@ -67,7 +67,7 @@ class Client:
         """Wait until all processes are there; their names.
 
         Raises:
-            UserError: says which are missing or surplus, or whose facts are not those of process 0.
+            UserError: says which are missing or surplus, or whose metadata differ from process 0.
         """
         self.send("start", dict(metadata))
         try:

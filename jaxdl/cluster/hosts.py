@@ -1,8 +1,8 @@
 """Several processes as one run: where this one stands, whether all are there, what they agree on.
 
 `jax.distributed` aborts a start that lacks a process, and names nobody. So all meet before it, at
-the port below the coordinator's, where who is missing, surplus or different is named. The line to
-the others then stays open: see `line.py`.
+the port below the coordinator's, where who is missing, surplus or different is named. The
+connection then stays open: see `client.py`.
 """
 
 import contextlib

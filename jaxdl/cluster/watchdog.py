@@ -1,4 +1,4 @@
-"""A run in which nothing happens any more says where it stands, and ends.
+"""Watchdog: a run without progress prints the stacks of its threads and exits.
 
 A blocked reader of data, a process that was stopped, a file system that is away: whatever waits
 for them waits for ever. A supervisor that sees status 74 starts the same command again, which goes

@@ -1,6 +1,6 @@
 """Losses: (logits, label) -> one float32 number an example; no reduction, no parameters.
 
-Of a whole label map: (logits, label, weight) -> one number an image. Of embeddings: (features,
+Of a whole mask: (logits, label, weight) -> one number an image. Of embeddings: (features,
 label, weight) -> one number an anchor.
 """
 

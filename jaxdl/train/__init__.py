@@ -1,4 +1,4 @@
-"""The machine: one sharded step and what surrounds it. Knows no model, no loss and no name."""
+"""Training: one sharded step, its state, gradients, loop and evaluation. Knows no model by name."""
 
 from jaxdl.room import open_room
 

@@ -64,7 +64,7 @@ def _pipeline(
 
 
 def pipelined(schedule: Schedule, mesh: Mesh, loss: Loss) -> GradFn:
-    """The gradient that `accumulate` takes, from a pipeline of stages.
+    """The gradient that `accumulate_grads` computes, from a pipeline of stages.
 
     Args:
         schedule: of the passes of all micro-batches.
