@@ -321,7 +321,7 @@ def import_user_module(name: str) -> None:
             if "" not in sys.path and str(Path.cwd()) not in sys.path:
                 sys.path.insert(0, str(Path.cwd()))
             importlib.import_module(name)
-    except (ImportError, OSError, SyntaxError) as error:
+    except (ImportError, OSError, SyntaxError, registry.RegisterError) as error:
         raise UserError(f"cannot import '{name}': {error}") from error
 
 

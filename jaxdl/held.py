@@ -170,6 +170,9 @@ def metrics_of(
     odd = next((key for key in keys if not re.fullmatch(r"[\w.+-]+", key)), None)
     if isinstance(given, Mapping) and odd is not None:
         raise UserError(f"a metric cannot be called '{odd}': letters, digits, '.', '_', '+', '-'")
+    twice = next((key for key in keys if keys.count(key) > 1), None)
+    if twice is not None:
+        raise UserError(f"metric '{twice}' is named twice: once is enough, or give each a name")
     metrics = {key: make(build) for key, build in zip(keys, built.values(), strict=True)}
     told = ["target" in inspect.signature(build).parameters for build in built.values()]
     name = target_name(config)

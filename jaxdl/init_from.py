@@ -180,7 +180,12 @@ def _read(model: Part, source: str, places: Leaves) -> tuple[Leaves, str]:
     """Values that a source holds, by the names of a network's leaves, and what the source is."""
     run = _run_of(source)
     if run is None:
-        return _published(model, source, places), source
+        try:
+            return _published(model, source, places), source
+        except UserError as error:
+            if "://" in source or Path(source).exists():
+                raise
+            raise UserError(f"'{source}' is not a file or directory here, and {error}") from None
     weights = run_weights(*run)
     kind = ", averaged" if weights.averaged else ""
     flat = tree.flatten({"params": weights.params, "variables": weights.variables})

@@ -62,7 +62,8 @@ ROOMS = {
 
 def singular(kind: str) -> str:
     """One of a kind, in words: 'losses' -> 'loss', 'segmentation_losses' -> 'segmentation loss'."""
-    stem = kind.removesuffix("es") if kind.endswith("sses") else kind.removesuffix("s")
+    double = kind.endswith(("sses", "shes"))
+    stem = kind.removesuffix("es") if double else kind.removesuffix("s")
     return stem.replace("_", " ")
 
 
@@ -109,6 +110,10 @@ class Entry:
         return [p for p in parameters if p.kind is p.POSITIONAL_ONLY]
 
 
+class RegisterError(ValueError):
+    """Mistake in a file that registers a builder: an unknown kind, or a name that is taken."""
+
+
 def _unwrapped(build: Callable[..., Any]) -> Callable[..., Any]:
     return build.func if isinstance(build, functools.partial) else build
 
@@ -116,14 +121,14 @@ def _unwrapped(build: Callable[..., Any]) -> Callable[..., Any]:
 def register(kind: str, name: str | None = None, **metadata: Any) -> Callable[[Builder], Builder]:
     """Decorator: offer a builder under its own name, or under `name`, with what is known of it."""
     if kind not in ROOMS:
-        raise ValueError(f"unknown kind '{kind}': {choices(kind, ROOMS)}")
+        raise RegisterError(f"unknown kind '{kind}': {choices(kind, ROOMS)}")
 
     def add(build: Builder) -> Builder:
         function = _unwrapped(build)
         entry = Entry(kind, name or function.__name__, build, function.__module__, metadata)
         known = _entries[kind].get(entry.name)
         if known and known.module != entry.module:
-            raise ValueError(f"{kind} '{entry.name}' is in {known.module} and {entry.module}")
+            raise RegisterError(f"{kind} '{entry.name}' is in {known.module} and {entry.module}")
         _entries[kind][entry.name] = entry
         return build
 

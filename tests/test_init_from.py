@@ -377,3 +377,9 @@ def test_a_network_that_never_moves_begins_from_a_run_too(
         chex.assert_trees_all_equal(members.start().state.constant["teacher"]["params"], found)
     with pytest.raises(UserError, match="no module 'constant/teach': did you mean 'constant/t"):
         read_beginning(small(init_from={"constant/teach": "x"}), assemble(config))
+
+
+def test_a_source_that_is_not_there_is_named_first():
+    config = Config(model=part("cnn"), init_from="runs/mistyped")
+    with pytest.raises(UserError, match="^'runs/mistyped' is not a file or directory here, and"):
+        read_beginning(config, assemble(config))

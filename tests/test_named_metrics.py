@@ -191,3 +191,9 @@ def test_on_reads_the_outputs_that_bear_its_targets_name():
     batch = {"label": jnp.zeros(3, int), "colour": jnp.arange(3)}
     total, count = jax.jit(metric.sums)(own, batch)
     assert (total, count) == (3, 3)
+
+
+def test_a_metric_named_twice_is_refused(three):
+    asked = override(config(), [("evaluation.metrics", "accuracy, accuracy")])
+    with pytest.raises(UserError, match="metric 'accuracy' is named twice"):
+        assemble(asked)

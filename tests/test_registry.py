@@ -8,6 +8,7 @@ from typing import Annotated
 import pytest
 
 from jaxdl import registry
+from jaxdl.assemble import import_user_module
 from jaxdl.config import Count, Duration, Rate, part
 from jaxdl.errors import UserError
 
@@ -129,3 +130,23 @@ def test_describe_says_types_ranges_and_defaults(own):
 @pytest.mark.parametrize(("kind", "entry"), ALL, ids=[f"{k}-{e.name}" for k, e in ALL])
 def test_every_entry_can_be_described(kind, entry):
     assert len(registry.describe(entry)) == len(entry.arguments())
+
+
+def test_one_of_a_kind_in_words():
+    words = {"losses": "loss", "refreshes": "refresh", "averages": "average"}
+    assert {kind: registry.singular(kind) for kind in words} == words
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "said"),
+    [("lossess", "mine", "unknown kind 'lossess'"), ("losses", "focal", "losses 'focal' is in")],
+)
+def test_a_file_that_registers_amiss_is_answered_in_a_line(tmp_path, kind, name, said):
+    registry.find("losses", "focal")
+    file = tmp_path / f"{kind}_amiss.py"
+    file.write_text(
+        "from jaxdl.registry import register\n\n"
+        f"@register({kind!r}, {name!r})\ndef build():\n    return None\n"
+    )
+    with pytest.raises(UserError, match=f"cannot import '.*amiss.py': {said}"):
+        import_user_module(str(file))

@@ -111,6 +111,7 @@ def test_what_is_no_run_says_so(tmp_path):
     with pytest.raises(UserError, match="has no checkpoints: is it a run directory"):
         run_weights(tmp_path)
     (tmp_path / "members" / "0").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "4").mkdir(parents=True)  # of all members at once
     with pytest.raises(UserError, match="is a population: name a member, such as '.*members/0'"):
         run_weights(tmp_path)
 

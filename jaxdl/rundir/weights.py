@@ -53,9 +53,10 @@ def run_weights(workdir: Path, *choice: str) -> RunWeights:
         UserError: it is not a run directory, has no such checkpoint, or a file is damaged.
     """
     folder = workdir / "checkpoints"
+    # A population keeps checkpoints of its own, of all members at once.
+    if members := sorted((workdir / "members").glob("*")):
+        raise UserError(f"'{workdir}' is a population: name a member, such as '{members[0]}'")
     if not folder.is_dir():
-        if members := sorted((workdir / "members").glob("*")):
-            raise UserError(f"'{workdir}' is a population: name a member, such as '{members[0]}'")
         raise UserError(f"'{workdir}' has no checkpoints: is it a run directory?")
     config, steps = read_config(workdir), kept_steps(folder)
     if not steps:
