@@ -310,6 +310,8 @@ def parts_of(config: Any, path: str = "") -> Iterator[tuple[str, str, Part]]:
 def _parts_in(value: Any, annotation: Any, path: str) -> Iterator[tuple[str, str, Part]]:
     if isinstance(value, Part):
         yield path, kind_of(annotation) or "", value
+    elif isinstance(value, str) and kind_of(annotation):
+        raise UserError(f"config.{path}: in Python, write jaxdl.part('{value}'), not '{value}'")
     elif dataclasses.is_dataclass(value):
         yield from parts_of(value, f"{path}.")
     elif isinstance(value, tuple | dict) and kind_of(annotation) is not None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxdl import run as single
-from jaxdl.config import Config
+from jaxdl.config import Config, parts_of
 from jaxdl.errors import UserError
 from jaxdl.loaded import Images, LoadedRun, load_run
 from jaxdl.population import run as population
@@ -46,6 +46,7 @@ def fit(config: Config, workdir: str | Path | None = None) -> LoadedRun:
         raise UserError(
             f"fit takes a Config, such as jaxdl.load('cnn') gives, not a {type(config).__name__}"
         )
+    list(parts_of(config))  # refuses a text where a part belongs
     if workdir is None:
         workdir = Path("runs") / f"{config.model.name}-{datetime.now():%Y%m%d-%H%M%S}"
     prepare_jax()

@@ -17,10 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdl import tree
 from jaxdl.assemble import Plan, assemble, open_splits
 from jaxdl.checks import check_batch, shapes
 from jaxdl.config import Config, Data, held_of
-from jaxdl.data.images import as_stored
+from jaxdl.config_file import in_words
+from jaxdl.data.images import as_stored, load
 from jaxdl.data.recorded import record, recorded
 from jaxdl.data.split import Split
 from jaxdl.data.tokenizers import recorded_tokenizer
@@ -37,7 +39,7 @@ from jaxdl.train.sharding import AXES, batch_sharding, batch_shards, fetch, make
 from jaxdl.train.state import run_key
 from jaxdl.types import CONSTANT, PADDING, Array, Batch, PyTree
 
-Images = np.ndarray | Sequence[np.ndarray]
+Images = np.ndarray | Sequence[np.ndarray | str | Path]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +50,10 @@ class LoadedRun:
     plan: Plan
     params: PyTree
     variables: PyTree
+
+    def __repr__(self) -> str:
+        model, source = in_words(self.config.model), in_words(self.config.data.source)
+        return f"LoadedRun({model} on {source}, {tree.count(self.params):,} parameters)"
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -74,7 +80,7 @@ class LoadedRun:
 
         Args:
             images: (n, h, w, c) as the run's source stores them; or images of any sizes, each
-                (h, w) or (h, w, c) uint8, which are resized and cut as a source does it.
+                (h, w) or (h, w, c) uint8 or a file, which are resized and cut as a source does it.
 
         Returns:
             `logits` (n, k) float32, `probability` (n, k) and `label` (n,), the likeliest class, or
@@ -213,9 +219,24 @@ class LoadedRun:
             raise UserError(
                 f"this run reads images of {kind}{list(image)}: give an array ({kind}) of them"
             )
+        if isinstance(images, str | Path):
+            raise UserError(f"give a list of images or of their files: ['{images}']")
         if not len(images):
             raise UserError("give at least one image to predict")
-        return np.stack([as_stored(x, image) for x in images])
+        return np.stack([as_stored(_in_hand(x, image[2]), image) for x in images])
+
+
+def _in_hand(image: np.ndarray | str | Path, channels: int) -> np.ndarray:
+    """An image, (h, w) or (h, w, c) uint8, that is given so or as a file."""
+    if isinstance(image, str | Path):
+        return load(Path(image), channels)
+    array = np.asarray(image)
+    if array.ndim not in (2, 3) or array.dtype != np.uint8:
+        raise UserError(
+            "give a list of images, each (h, w) or (h, w, c) uint8 or a file, or an array of them: "
+            f"one of these is {array.dtype}{list(array.shape)}"
+        )
+    return array
 
 
 def load_run(workdir: str | Path, *choice: str, config: Config | None = None) -> LoadedRun:

@@ -194,6 +194,10 @@ def test_fit_of_a_population_gives_the_best_member(tmp_path):
 def test_what_fit_is_not_given(tmp_path):
     with pytest.raises(UserError, match=r"such as jaxdl.load\('cnn'\) gives, not a str"):
         jaxdl.fit("cnn", tmp_path)
+    with pytest.raises(UserError, match=r"config.model: in Python, write jaxdl.part\('cnn'\)"):
+        jaxdl.fit(jaxdl.Config(model="cnn"))
+    with pytest.raises(UserError, match=r"config.augment.0: in Python, write jaxdl.part"):
+        jaxdl.fit(jaxdl.Config(augment=("random_flip",)), tmp_path)
 
 
 TAB = """

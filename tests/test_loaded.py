@@ -85,11 +85,31 @@ def test_images_of_any_size_are_fitted_as_the_source_does(moved, tmp_path):
     np.testing.assert_array_equal(stored[0], np.asarray(picture.crop((1, 0, 11, 10))))
     np.testing.assert_array_equal(stored[3, ..., 0], stored[3, ..., 2])
     assert found.features(stored).shape == (4, 8)
+    np.testing.assert_array_equal(found.stored([str(files[0]), files[1]]), stored[:2])
 
 
 def test_no_images_have_no_predictions(moved):
     with pytest.raises(UserError, match="at least one image"):
         load_run(moved[0]).predict([])
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        ("a.png", r"give a list of images or of their files: \['a.png'\]"),
+        (["nosuch.png"], "cannot read the image nosuch.png"),
+        (np.zeros((8, 8), np.uint8), r"one of these is uint8\[8\]"),
+        (np.zeros((2, 8, 8, 3), np.float32), r"one of these is float32\[8, 8, 3\]"),
+    ],
+)
+def test_what_cannot_be_an_image_is_said(moved, images, said):
+    with pytest.raises(UserError, match=said):
+        load_run(moved[0]).predict(images)
+
+
+def test_a_run_in_hand_is_shown_on_one_line(moved):
+    assert repr(load_run(moved[0])).startswith("LoadedRun(")
+    assert "\n" not in repr(load_run(moved[0])) and len(repr(load_run(moved[0]))) < 400
 
 
 def test_a_run_of_an_older_program_is_loaded_by_its_data(tmp_path):
