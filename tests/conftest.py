@@ -26,6 +26,8 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 allocator.keep_memory = lambda: False
 
 ROOT = Path(__file__).parents[1]
+WHOLE = pytest.StashKey()
+"""True where no files were named."""
 COLLECTED = pytest.StashKey()
 """Cases of each test function, of every lane."""
 
@@ -49,15 +51,21 @@ _counts: dict[str, list] = {"collected": [], "run": [], "skipped": []}
 def pytest_addoption(parser):
     lanes = "; ".join(f"{name}: {about}" for name, about in LANES.items())
     parser.addoption("--lane", choices=list(LANES), help=f"which tests: {lanes}")
-    parser.addoption("--whole", action="store_true", help="no files are named: checks of all")
 
 
 def pytest_configure(config):
-    if not hasattr(config, "workerinput"):  # workers are given these options
-        config.option.whole = config.args_source is not pytest.Config.ArgsSource.ARGS
+    if hasattr(config, "workerinput"):
+        config.option.lane, config.stash[WHOLE] = config.workerinput["lane"]
+        return
     # Whoever names files wants all that is in them.
+    config.stash[WHOLE] = config.args_source is not pytest.Config.ArgsSource.ARGS
     if config.option.lane is None:
-        config.option.lane = "quick" if config.option.whole else "all"
+        config.option.lane = "quick" if config.stash[WHOLE] else "all"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    node.workerinput["lane"] = (node.config.option.lane, node.config.stash[WHOLE])
 
 
 def _patterns(name):

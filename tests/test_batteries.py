@@ -1,7 +1,7 @@
 """Batteries keep their size: no (entry, check) pair is lost to make tests quicker."""
 
 import pytest
-from conftest import COLLECTED
+from conftest import COLLECTED, WHOLE
 
 # Cases of each check over a table or a registry, as many as there were when lanes were cut.
 LEAST = {
@@ -102,7 +102,7 @@ LEAST = {
     ("file", "check"), [(file, check) for file, checks in LEAST.items() for check in checks]
 )
 def test_a_battery_keeps_its_pairs(request, file, check):
-    if request.config.option.whole:  # a part of the tests has a part of the cases
+    if request.config.stash[WHOLE]:  # a part of the tests has a part of the cases
         assert request.config.stash[COLLECTED][f"{file}::{check}"] >= LEAST[file][check]
 
 
