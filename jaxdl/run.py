@@ -60,6 +60,7 @@ def _run(config: Config, workdir: Path, stop: Stop) -> dict[str, float]:
     plan = assemble(config)
     if plan.refreshes:
         check_refreshes(plan.refreshes, plan.abstract_state(config.seed))
+    check_patterns(config, plan)
     begin = read_beginning(config, plan, workdir)
     changes = _claim(workdir, config)
     manifest = directory.Manifest(workdir, **run_metadata(plan, config))
@@ -96,6 +97,12 @@ def _run(config: Config, workdir: Path, stop: Stop) -> dict[str, float]:
         if unsaved:
             raise UserError(unsaved)
     return {k: v for line in session.journal.lines for k, v in line.items() if "/" in k}
+
+
+def check_patterns(config: Config, plan: Plan) -> None:
+    """Refuse a pattern that matches no parameter, while the run directory is still unclaimed."""
+    if config.freeze or config.optimizers or config.lr_multipliers:
+        plan.abstract_state(config.seed)
 
 
 def _claim(workdir: Path, config: Config) -> list[str]:
@@ -275,7 +282,7 @@ def conclude(session: Session, state: TrainState) -> dict[str, Any]:
 
 
 def _say_final(session: Session, values: dict[str, float]) -> None:
-    if session.leads:
+    if session.leads and values:
         print("final  " + "  ".join(f"{k} {v:.4f}" for k, v in values.items()), flush=True)
 
 

@@ -179,7 +179,8 @@ class Session:
         self, step: int, role: str, values: dict[str, float], matrices: dict[str, np.ndarray]
     ) -> None:
         """Write numbers, by key, to the metric log, and the matrices of a split to their files."""
-        self.journal.write(step, values)
+        if values:  # a split may have matrices alone
+            self.journal.write(step, values)
         if self.leads:
             save_matrices(self.workdir, role, matrices)
 

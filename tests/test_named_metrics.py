@@ -10,7 +10,7 @@ import pytest
 
 from jaxdl import registry
 from jaxdl.assemble import assemble
-from jaxdl.config import Checkpoint, Config, Data, Evaluation, Log, Population, part
+from jaxdl.config import Checkpoint, Config, Data, Evaluation, Held, Log, Population, part
 from jaxdl.config_file import from_json, to_json
 from jaxdl.errors import UserError
 from jaxdl.loaded import load_run
@@ -131,13 +131,21 @@ def test_each_class_has_its_iou_and_a_matrix_has_its_file(tmp_path, capsys):
         data=Data(source=part("shapes", size=8, examples=80), batch_size=16),
         model=part("unet", width=4, depth=1),
         objective=part("segmentation"),
-        evaluation=Evaluation(every="2 steps", monitor="validation/iou/disc"),
+        evaluation=Evaluation(
+            every="2 steps",
+            monitor="validation/iou/disc",
+            splits={"again": Held(split="test", metrics=(part("confusion"),), when="end")},
+        ),
         duration="2 steps",
         log=Log(sinks=()),
     )
     asked = override(asked, [("evaluation.metrics", "iou, mean_iou, confusion")])
     values = run(asked, tmp_path)
+    assert all(len(line) > 1 for line in lines_of(tmp_path))  # none of the step alone
+    printed = capsys.readouterr().out
+    assert "final  \n" not in printed and "final  test" in printed
     matrix = read_matrices(tmp_path)["test/confusion"]
+    np.testing.assert_array_equal(read_matrices(tmp_path)["again/confusion"], matrix)
     assert matrix.shape == (4, 4) and matrix.sum() == pytest.approx(1)
     names = assemble(asked).splits["test"].class_names
     # Of a class: hits by all that is true or predicted, and no class at all is no number.

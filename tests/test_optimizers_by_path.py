@@ -9,7 +9,7 @@ import pytest
 
 from jaxdl import tree
 from jaxdl.assemble import assemble
-from jaxdl.config import Checkpoint, Config, Data, Gradient, part
+from jaxdl.config import Checkpoint, Config, Data, Gradient, Population, part
 from jaxdl.config_file import from_json, to_json
 from jaxdl.errors import UserError
 from jaxdl.main import main
@@ -173,6 +173,16 @@ def test_mistakes_are_answered_in_a_line(fields, message, tmp_path, capsys):
     (tmp_path / "c.json").write_text(to_json(small(**fields)))
     assert main(["--config", str(tmp_path / "c.json"), "--workdir", str(tmp_path / "r")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "r").exists()  # the command, once it is mended, finds its place free
+
+
+@pytest.mark.parametrize("start", [run, run_members])
+@pytest.mark.parametrize("fields", [{"freeze": "nothing.*"}, {"optimizers": {"no/.*": SGD}}])
+def test_a_pattern_in_vain_leaves_the_directory_free(start, fields, tmp_path):
+    population = Population(seeds=2) if start is run_members else None
+    with pytest.raises(UserError, match=r"config\.(freeze|optimizers)"):
+        start(small(**fields, population=population), tmp_path / "r")
+    assert not (tmp_path / "r").exists()
 
 
 def test_they_are_said_in_the_shell():

@@ -40,6 +40,7 @@ def run(config: Config, workdir: Path) -> list[dict[str, Any]]:
     check(config)
     members = members_of(config)
     plan = assemble(members[0].config, mesh=mesh_of(1))
+    single.check_patterns(members[0].config, plan)
     begin = read_beginning(config, plan, workdir)
     with stop_signals() as stop:
         directory.claim(workdir, config)
