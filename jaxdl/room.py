@@ -75,7 +75,7 @@ class Room(types.ModuleType):
         lines = [vars(self)["__doc__"].rstrip()]
         for kind in _kinds(self):
             entries = registry.entries(kind)
-            width = max(len(e.name) for e in entries)
+            width = max((len(e.name) for e in entries), default=0)
             lines += ["", f"{kind}, by {self.__name__}[name]:"]
             lines += [f"    {e.name:<{width}}  {e.summary}".rstrip() for e in entries]
         return "\n".join(lines)
