@@ -41,7 +41,6 @@ LANES = {
 SKIPS = {
     "TFDS_DATA_DIR names no prepared data sets": r".*",
     "libtpu": r"tests/test_probe\.py::.*",
-    "jax 0.12 is about to remove": r"tests/test_flash\.py::test_it_lowers_for_accelerators.*",
 }
 """Part of a reason to the tests that it may skip: any other skip fails the run."""
 

@@ -12,6 +12,7 @@ from jaxdl.config import part
 from jaxdl.errors import UserError
 from jaxdl.main import main
 from jaxdl.nn.conv import Conv
+from jaxdl.nn.pool import avg_pool, max_pool
 from jaxdl.perf.flops import macs
 from jaxdl.perf.summary import Row, of_module, summary, text
 
@@ -272,8 +273,19 @@ def test_an_image_too_small_for_the_model_is_named():
             x = Conv(2, (5, 5), padding="VALID")(x)
             return nn.Dense(1)(x.reshape(x.shape[0], -1))
 
-    with pytest.raises(UserError, match="the model does not take an image of 3x4x1"):
+    with pytest.raises(UserError, match="the model does not take an image of 3x4x1: .*5x5.*3x4"):
         summary(Demanding(), (3, 4, 1))
+
+
+@pytest.mark.parametrize("pool", [max_pool, avg_pool])
+def test_an_image_too_small_for_a_pooling_is_named(pool):
+    class Pooled(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(1)(pool(x, (4, 4), (4, 4)).reshape(x.shape[0], -1))
+
+    with pytest.raises(UserError, match="3x8x1: a window of 4x4 does not fit into a map of 3x8"):
+        summary(Pooled(), (3, 8, 1))
 
 
 def test_large_numbers_are_readable():

@@ -26,7 +26,7 @@ import numpy as np
 from jax import Array, lax
 
 from jaxdl.nn import conv_cpu
-from jaxdl.nn.conv_window import Windows, gather, pad, shifts, windows_of
+from jaxdl.nn.conv_window import Windows, filled, gather, pad, shifts, windows_of
 
 # From this kernel side on, a depthwise sum is taken over columns of row sums: 2k slices for k*k.
 # Forward and backward: 7x7 68 -> 20 ms, 5x5 stride 2 8.5 -> 5.9 ms, but 3x3 stride 2 6 -> 10 ms.
@@ -79,7 +79,7 @@ def conv_general_dilated(
         windows = windows_of(lhs.shape[1:3], rhs.shape[:2], window_strides, padding, rates)
     formulation = formulation or choose(windows, lhs.shape[-1], feature_group_count)
     if windows is None or formulation == "lax":
-        return lax.conv_general_dilated(
+        y = lax.conv_general_dilated(
             lhs,
             rhs,
             window_strides,
@@ -92,6 +92,7 @@ def conv_general_dilated(
             precision=precision,
             preferred_element_type=preferred_element_type,
         )
+        return filled(y, lhs.shape[1:-1], rhs.shape[:-2]) if lhs.size else y
     tall, wide = windows
     rhs = rhs[tall.first : tall.first + tall.size, wide.first : wide.first + wide.size]
     return FORMULATIONS[formulation](lhs, rhs, windows, feature_group_count, precision)

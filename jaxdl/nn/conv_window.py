@@ -62,6 +62,18 @@ def windows_of(
     return None if None in windows else tuple(windows)
 
 
+def filled(y: Array, size: Sequence[int], kernel: Sequence[int]) -> Array:
+    """`y`, the map of windows (h, w) over an input (h, w).
+
+    Raises:
+        ValueError: if it is empty, since no window fits into the input.
+    """
+    if not y.size:
+        window, image = ("x".join(map(str, side)) for side in (kernel, size))
+        raise ValueError(f"a window of {window} does not fit into a map of {image}")
+    return y
+
+
 def _window(n: int, k: int, stride: int, padding: tuple[int, int], rate: int) -> Window | None:
     low, high = padding
     out = (n + low + high - (k - 1) * rate - 1) // stride + 1

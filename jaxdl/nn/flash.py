@@ -10,14 +10,17 @@ two kernels, so that no two programs add to the same place.
 Of what JAX ships, `jax.nn.dot_product_attention(implementation='cudnn')` is for GPUs and half
 precision, `pallas.ops.gpu.attention` for lengths that divide into tiles, queries and keys alike,
 and `pallas.ops.tpu.flash_attention` for multiples of 128; no two hide keys in the same way, none
-runs on a CPU. This is one kernel for all: compiled by Triton on a GPU and by Mosaic on a TPU,
-interpreted on a CPU. Its bytes, registers and occupancy are counted in docs/gpu.md.
-Forward and backward on one CPU core, float32, h = 64, against the plain formula, median CPU time:
+runs on a CPU. This is one kernel for all: compiled by Mosaic on a TPU and, before jax 0.12, by
+Triton on a GPU; elsewhere its tiles are loops of XLA (`nn/flash_loops.py`). Its bytes, registers
+and occupancy are counted in docs/gpu.md.
+Forward and backward on one CPU core, float32, h = 64, median CPU time of 7, in turn with the plain
+formula:
 
-    b 32, t   17, n 6             226 ms      3 ms    each program costs 0.4 ms to begin
-    b  4, t  197, n 6              60 ms     13 ms
-    b  1, t 1024, n 4, causal      58 ms     98 ms
-    b  1, t 4096, n 2, causal     359 ms   1307 ms
+                                  flash      plain
+    b 32, t   17, n 6              2 ms       1 ms
+    b  4, t  197, n 6             26 ms       9 ms
+    b  1, t 1024, n 4, causal     27 ms      68 ms
+    b  1, t 4096, n 2, causal    161 ms     906 ms
 """
 
 import functools
@@ -35,13 +38,17 @@ from jax.sharding import AxisType, PartitionSpec
 
 from jaxdl.errors import UserError
 from jaxdl.nn import flash_kernels as kernels
+from jaxdl.nn import flash_loops
 from jaxdl.nn.attention import MultiHeadAttention
 from jaxdl.nn.conv import backend
 from jaxdl.nn.flash_kernels import Tile
 from jaxdl.registry import register
 from jaxdl.types import Array
 
-TILES = {"cpu": Tile(256, 256), "gpu": Tile(64, 64), "tpu": Tile(256, 256)}
+TILES = {"gpu": Tile(64, 64), "tpu": Tile(256, 256), "loops": Tile(512, 512)}
+TRITON = jax.__version_info__ < (0, 12)
+"""True where Pallas still compiles for GPUs of any kind and type; 0.12 is about to remove it, and
+its successor takes 16-bit numbers on Hopper's chips and newer ones only."""
 WARPS = 4  # of a program on a GPU
 STAGES = 2  # tiles of keys under way at a time on a GPU
 SMALLEST = 16  # the side of a tile that tensor cores take
@@ -171,8 +178,13 @@ def _backward(
     return dq[:, :, :t, :h], dk[:, :, :s, :h], dv[:, :, :s, :h]
 
 
+def _target() -> str:
+    where = backend()
+    return "loops" if where == "cpu" or (where == "gpu" and not TRITON) else where
+
+
 def _tile(t: int, s: int) -> Tile:
-    most = TILES[backend()]
+    most = TILES[_target()]
     fitting = (max(SMALLEST, pl.next_power_of_2(n)) for n in (t, s))
     return Tile(*map(min, most, fitting))
 
@@ -207,7 +219,9 @@ def _run(
         side: of what is cut, a program gets so many rows.
         products: of tiles that it makes, for each pair of them.
     """
-    where = backend()
+    where = _target()
+    if where == "loops":
+        return flash_loops.run(kernel, inputs, outputs, side)
     (q, _), (k, _), *_ = inputs
     b, n, t, h = q.shape
     grid = (b, n, outputs[0][0].shape[2] // side)
@@ -229,7 +243,7 @@ def _run(
     return pl.pallas_call(
         # Neighbours should read the same keys. Programs begin side by side on a GPU, the first
         # axis of the grid quickest, and run one after another on a TPU, the last one quickest.
-        functools.partial(kernel, axis=0 if where == "gpu" else 2),
+        lambda *refs: kernel(*refs, place=pl.program_id(0 if where == "gpu" else 2)),
         grid=grid[::-1] if where == "gpu" else grid,
         in_specs=[blocks(*cut) for cut in inputs],
         out_specs=[blocks(*cut) for cut in outputs],
@@ -240,15 +254,12 @@ def _run(
             transcendentals=int(work / products),
             bytes_accessed=sum(x.size * x.dtype.itemsize for x in [*given, *made]),
         ),
-        interpret=where == "cpu",
         name=f"flash_{kernel.func.__name__}",
     )(*given)
 
 
 def _compiler(where: str, whole: Sequence[Array]) -> Any:
     """Settings for a backend; on a TPU, what a program gets `whole` must find room on the chip."""
-    if where == "cpu":
-        return None
     # Imported here: a tenth of a second that only this backend needs.
     if where == "gpu":
         from jax.experimental.pallas import triton as pltriton

@@ -6,7 +6,7 @@ for the gradient of the keys, the other way round.
 
 Each takes references to its inputs and outputs, of one example and head, then:
 
-    axis: of the grid, whose place is the program's tile.
+    place: number of the program's tile.
     causal: a place sees itself and what is before it.
     tile: rows of queries and of keys that are multiplied at a time.
     scale: 1 / sqrt(h).
@@ -33,10 +33,10 @@ class Tile(NamedTuple):
 LOWEST = -1e30  # below every logit; finite, so that the difference of two is a number
 
 
-def forward(*refs: Any, axis: int, causal: bool, tile: Tile, scale: float) -> None:
+def forward(*refs: Any, place: Any, causal: bool, tile: Tile, scale: float) -> None:
     """The output, and the log of the sum of exponentials by which a softmax is found again."""
     q_ref, k_ref, v_ref, hidden_ref, out_ref, lse_ref = refs
-    row = pl.program_id(axis) * tile.queries
+    row = place * tile.queries
     q = q_ref[...]
 
     def read(j, carry):
@@ -66,10 +66,10 @@ def forward(*refs: Any, axis: int, causal: bool, tile: Tile, scale: float) -> No
     lse_ref[...] = (largest + jnp.log(total)).T
 
 
-def query_gradient(*refs: Any, axis: int, causal: bool, tile: Tile, scale: float) -> None:
+def query_gradient(*refs: Any, place: Any, causal: bool, tile: Tile, scale: float) -> None:
     """The gradient of a tile of queries."""
     q_ref, k_ref, v_ref, hidden_ref, dout_ref, lse_ref, delta_ref, dq_ref = refs
-    row = pl.program_id(axis) * tile.queries
+    row = place * tile.queries
     q, dout = q_ref[...], dout_ref[...]
     lse, delta = lse_ref[...].T, delta_ref[...].T
 
@@ -91,10 +91,10 @@ def query_gradient(*refs: Any, axis: int, causal: bool, tile: Tile, scale: float
     dq_ref[...] = (dq * scale).astype(dq_ref.dtype)
 
 
-def key_gradients(*refs: Any, axis: int, causal: bool, tile: Tile, scale: float) -> None:
+def key_gradients(*refs: Any, place: Any, causal: bool, tile: Tile, scale: float) -> None:
     """The gradients of a tile of keys and of its values."""
     q_ref, k_ref, v_ref, hidden_ref, dout_ref, lse_ref, delta_ref, dk_ref, dv_ref = refs
-    column = pl.program_id(axis) * tile.keys
+    column = place * tile.keys
     k, v, hidden = k_ref[...], v_ref[...], hidden_ref[...]
 
     def read(i, carry):

@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxdl.config import Positive
 from jaxdl.nn.conv import backend
-from jaxdl.nn.conv_window import Window, Windows, pad, shifts, windows_of
+from jaxdl.nn.conv_window import Window, Windows, filled, pad, shifts, windows_of
 from jaxdl.registry import Of, register
 from jaxdl.types import Array
 
@@ -36,7 +36,8 @@ def max_pool(
     windows = _shifted(x, window, strides, padding)
     if windows is not None:
         return _reduce(_larger, pad(x, windows, -jnp.inf), windows)
-    return nn.max_pool(x, window_shape=window, strides=strides, padding=padding)
+    largest = nn.max_pool(x, window_shape=window, strides=strides, padding=padding)
+    return filled(largest, x.shape[1:-1], window) if x.size else largest
 
 
 @register("poolings", "avg")
@@ -65,6 +66,7 @@ def avg_pool(
         padding=padding,
         count_include_pad=count_padding,
     )
+    mean = filled(mean, x.shape[1:-1], window) if x.size else mean
     return mean.astype(x.dtype)  # without padding, flax divides by float32 counts
 
 
