@@ -48,6 +48,9 @@ METRICS = {
 }
 """Beginning of a metric's name to what it is today."""
 
+STATUSES = {"left behind": "pruned"}
+"""Beginning of a member's status in its manifest to what it is today."""
+
 INTEGRITY = "seal.json"
 """A checkpoint's `integrity.json`."""
 
@@ -56,6 +59,14 @@ STATE = {
     "variables/centers": "variables/extra/centers",
 }
 """Path of a leaf in a checkpointed state to what it is today; of two for one, the last is taken."""
+
+
+def current_status(status: str) -> str:
+    """A manifest's status in the words of today."""
+    for old, new in STATUSES.items():
+        if status.startswith(old):
+            return new + status.removeprefix(old)
+    return status
 
 
 def current_config(tree: dict[str, Any]) -> dict[str, Any]:

@@ -199,7 +199,7 @@ class Population:
     seeds: Count = 1  # config.seed and those after it
     grid: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)  # path: values
     successive_halving: Duration | None = (
-        None  # how often the worse half by evaluation.monitor is left behind
+        None  # how often the worse half by evaluation.monitor is pruned
     )
 
 
@@ -216,7 +216,7 @@ class Config:
         None  # what every dropout layer does, in place of its own
     )
     freeze_norms: bool = False  # batch norms keep their statistics: for fine-tuning
-    sync_norms: bool = True  # batch statistics of the whole batch, not of each device's share
+    sync_norms: bool = True  # batch statistics of the whole batch, not of each device's part of it
     init_from: str | dict[str, str] | None = (
         None  # weights to begin with: a file, a hub id, an address, a run; or path of a module: one
     )

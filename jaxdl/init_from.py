@@ -109,15 +109,15 @@ def beginning(
     places = tree.flatten({"params": params, "variables": variables})
     values: dict[str, np.ndarray] = {}
     lines = []
-    for path, share in _shares(sources, places).items():
+    for path, portion in _portions(sources, places).items():
         root, inner = _root(path)
         model = models.get(root.removeprefix(CONSTANT).rstrip("/"), models[""])
         whole = _of_network(places, root)
         theirs, about = _read(model, sources[path], whole)
         theirs = {name: x for name, x in theirs.items() if _is_below(name, inner)}
-        fitted, notes = _laid(theirs, {name.removeprefix(root): x for name, x in share.items()})
-        line = f"{about}: {len(fitted):,} of {len(share):,} arrays" + "".join(notes)
-        names = [n.removeprefix(root) for n in share]
+        fitted, notes = _laid(theirs, {name.removeprefix(root): x for name, x in portion.items()})
+        line = f"{about}: {len(fitted):,} of {len(portion):,} arrays" + "".join(notes)
+        names = [n.removeprefix(root) for n in portion]
         _check_fit(model, path, fitted, names, line)
         if root and any("logits" not in _path(n) for n in names if n not in fitted):
             raise UserError(f"config.init_from: '{path}' never moves and has fresh values: {line}")
@@ -140,19 +140,19 @@ def _of_network(places: Leaves, root: str) -> Leaves:
     return {n.removeprefix(root): x for n, x in own.items() if root or not n.startswith(CONSTANT)}
 
 
-def _shares(paths: Iterable[str], places: Leaves) -> dict[str, Leaves]:
+def _portions(paths: Iterable[str], places: Leaves) -> dict[str, Leaves]:
     """Leaves that each path speaks of: those below it that are not below a longer one."""
-    left, shares = dict(places), {}
+    left, portions = dict(places), {}
     for path in sorted(paths, key=len, reverse=True):
         root, inner = _root(path)
         below = [n for n in _of_network(left, root) if _is_below(n, inner)]
-        shares[path] = {root + name: left.pop(root + name) for name in below}
+        portions[path] = {root + name: left.pop(root + name) for name in below}
         if not below:
             names = [_path(n) for n in places if not n.startswith(CONSTANT)]
             known = {"/".join(n[:i]) for n in names for i in range(1, min(3, len(n)))}
             known |= {"/".join(n.split("/")[1:3]) for n in places if n.startswith(CONSTANT)}
             raise UserError(f"config.init_from: no module '{path}': {choices(path, known)}")
-    return shares
+    return portions
 
 
 def _path(name: str) -> list[str]:

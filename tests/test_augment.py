@@ -125,7 +125,7 @@ OUTSIDE = ("crop", "affine", "rotation", "one_of", "in_order")
 
 
 @pytest.mark.parametrize("part_", MOVES, ids=lambda p: p.name)
-def test_a_label_map_moves_with_its_image(part_):
+def test_a_segmentation_mask_moves_with_its_image(part_):
     # Every image says its own label: whatever is done to the one must be done to the other.
     label = np.random.default_rng(0).integers(1, 11, (64, 8, 6)).astype(np.int32)
     batch = {"image": np.repeat(label[..., None], 3, -1).astype(np.uint8), "label": label}
@@ -137,14 +137,14 @@ def test_a_label_map_moves_with_its_image(part_):
     assert outside.any() == (part_.name.endswith(OUTSIDE) and "resized" not in part_.name)
 
 
-def test_a_reflecting_crop_mirrors_the_label_map():
+def test_a_reflecting_crop_mirrors_the_segmentation_mask():
     label = np.arange(1, 49, dtype=np.int32).reshape(1, 8, 6)
     batch = {"image": label[..., None].astype(np.uint8), "label": label}
     out = random_crop(KEY, batch, padding=3, mode="reflect")
     np.testing.assert_array_equal(out["label"], out["image"][..., 0])
 
 
-def test_normalize_leaves_a_label_map():
+def test_normalize_leaves_a_segmentation_mask():
     label = np.arange(16 * 48).reshape(16, 8, 6)
     out = normalize(None, {**batch_of(), "label": label})
     np.testing.assert_array_equal(out["label"], label)

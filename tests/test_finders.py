@@ -188,7 +188,7 @@ def test_the_search_ends_at_the_first_that_does_not_fit(monkeypatch):
     first, second = find_batch_size(TINY, largest=16)
     between = (first.bytes + second.bytes) / 2
     monkeypatch.setattr(batch_size, "limit", lambda: int(2 * between))
-    fits, not_fits = find_batch_size(TINY, share=0.5)
+    fits, not_fits = find_batch_size(TINY, fraction=0.5)
     assert fits.bytes == first.bytes and fits.seconds > 0
     assert not_fits == second._replace(seconds=None)
 
@@ -223,9 +223,9 @@ def test_what_a_program_takes_is_not_counted_twice():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"share": 0.0}, "above 0 and at most 1, not 0.0"),
-        ({"share": 1.5}, "not 1.5"),
-        ({"share": float("nan")}, "not nan"),
+        ({"fraction": 0.0}, "above 0 and at most 1, not 0.0"),
+        ({"fraction": 1.5}, "not 1.5"),
+        ({"fraction": float("nan")}, "not nan"),
         ({"largest": 7}, "a batch has 8 examples or more here"),
     ],
 )

@@ -112,7 +112,7 @@ def test_cutmix_pastes_one_rectangle_and_says_what_is_left(per):
         assert len(np.unique(out["lam"])) == 1
 
 
-def test_cutmix_pastes_label_maps():
+def test_cutmix_pastes_segmentation_masks():
     label = np.random.default_rng(0).integers(0, 9, (32, 12, 10)).astype(np.int32)
     batch = {"image": label[..., None].astype(np.uint8), "label": label}
     out = apply("cutmix", batch, per="example")
@@ -159,7 +159,7 @@ def test_what_cannot_be_mixed_is_refused():
     batch = flat(4)
     maps = {**batch, "label": np.zeros((4, 20, 20), np.int32)}
     for transform in (mixup, mixup_or_cutmix):
-        with pytest.raises(UserError, match="label maps: 'cutmix'"):
+        with pytest.raises(UserError, match="segmentation masks: 'cutmix'"):
             transform(KEY, maps)
     for transform in (mixup, cutmix, mixup_or_cutmix):
         with pytest.raises(UserError, match="mixed already"):

@@ -157,3 +157,31 @@ def test_linen_sees_neither_what_is_extra_nor_what_is_constant():
     assert new["counts"]["passes"] == 1
     assert new[EXTRA] is variables[EXTRA] and new[CONSTANT] is variables[CONSTANT]
     assert put(new, EXTRA, "bank", 1)[EXTRA].keys() == {"queue", "bank"}
+
+
+def test_a_token_is_predicted_from_those_before_it():
+    # Logits of the token after each one: right everywhere, and wrong by one class.
+    tokens = np.array([[1, 2, 3, 4], [4, 1, 2, 0]], np.int32)  # 0 is padding
+
+    def loss(step):
+        table = 30.0 * jax.nn.one_hot((jnp.arange(5) + step - 1) % 4 + 1, 5)
+        model = Model(_Table(), jnp.dtype("float32"))
+        goal = registry.bind("objectives", part("language"))(model)
+        batch = {"tokens": jnp.asarray(tokens), "mask": jnp.ones(2)}
+        return goal.loss({"table": table}, {}, batch, jax.random.key(0))
+
+    value, aux = loss(1)
+    assert float(value) < 1e-9 and [float(x) for x in aux.metrics["accuracy"]] == [5, 5]
+    value, aux = loss(2)
+    np.testing.assert_allclose(value, 30, rtol=1e-6)
+    assert float(aux.metrics["accuracy"][0]) == 0
+
+
+class _Table(nn.Module):
+    """Logits that depend on the token at the place alone."""
+
+    inputs = ("tokens",)
+
+    @nn.compact
+    def outputs(self, tokens, train=False):
+        return {"logits": self.param("table", nn.initializers.zeros, (5, 5))[tokens]}

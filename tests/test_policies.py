@@ -127,7 +127,7 @@ def test_operations_are_drawn_evenly(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["rand_augment", "trivial_augment", "auto_augment"])
-def test_a_label_map_moves_with_its_image(name):
+def test_a_segmentation_mask_moves_with_its_image(name):
     # Images of two levels, far apart: what is not void says the label, whatever is done to grey.
     label = np.kron(RNG.integers(0, 2, (64, 4, 4)), np.ones((8, 8), int)).astype(np.int32)
     image = np.repeat(np.where(label, 220, 30)[..., None], 3, -1).astype(np.uint8)
@@ -161,7 +161,7 @@ def test_aug_mix_is_a_mixture():
     ends = np.asarray(bound("aug_mix", **args)(KEY, several)["image"])
     kept = np.all(ends == several["image"], axis=(1, 2, 3)).mean()
     assert 0.4 < kept < 0.75
-    with pytest.raises(UserError, match="label map"):
+    with pytest.raises(UserError, match="segmentation mask"):
         bound("aug_mix")(KEY, {"image": IMAGES, "label": jnp.zeros((8, 32, 32), jnp.int32)})
 
 

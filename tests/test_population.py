@@ -177,7 +177,7 @@ def test_the_worse_half_is_left_behind_resumed_or_not(tmp_path, stops):
     for begun in ("whole", "resumed"):
         manifests = [tmp_path / begun / "members" / name / "manifest.json" for name in "03"]
         statuses = {json.loads(m.read_text())["status"] for m in manifests}
-        assert statuses == {"left behind at step 4"}
+        assert statuses == {"pruned at step 4"}
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -99,6 +100,24 @@ def test_a_step_whose_gradient_is_not_finite_changes_nothing_and_is_counted():
     chex.assert_tree_all_finite(metrics)
     state, metrics = step(state, batch)
     assert metrics["skipped"][0] == 0 and state.opt_state[0].count == 2
+
+
+class Rooted(nn.Module):
+    """Features with one leaf, `root`, whose derivative at 0 is infinite; the loss is finite."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        root = self.param("root", nn.initializers.zeros, (1, 10))
+        return nn.Dense(10)(x.reshape(x.shape[0], -1)) + jnp.sqrt(root)
+
+
+def test_one_leaf_that_is_not_finite_is_enough_to_skip_a_step():
+    goal, tx = goal_of(Classifier(Rooted(), Head(10))), optax.sgd(1e-2)
+    state, batch = started(goal, tx, StateSpec())
+    before = jax.tree.map(np.asarray, state.params)
+    state, metrics = compile_step(make_step(goal, tx, skip_nonfinite=True), state)(state, batch)
+    assert metrics["skipped"] == (1.0, 1.0)
+    chex.assert_trees_all_equal(jax.tree.map(np.asarray, state.params), before)
 
 
 def test_a_run_that_only_skips_ends_and_says_why(tmp_path):

@@ -187,15 +187,15 @@ def test_on_tpu_the_line_of_ops_alone_counts():
     assert nanoseconds(ops_of(planes, PROGRAM)) == {"convolution.2": 70, "while.1": 30}
 
 
-def test_shares_add_up():
+def test_fractions_add_up():
     line = [op(name, 100 * i, 101 * i) for i, name in enumerate(CATEGORIES, 1)]
     ops = ops_of(trace(("/host:CPU", {"tf_XLAEigen/1": line})), PROGRAM)
     found = profiler.Profile(ops, 2, 0.001, 0.25, 0.002, ROOT)
     assert round(1e9 * found.seconds) == sum(range(1, len(CATEGORIES) + 1)) == 91
-    shares = found.shares("category")
-    assert sum(shares.values()) == pytest.approx(1)
-    assert shares["convolution"] == pytest.approx((1 + 2 + 7) / 91)
-    assert list(shares.values()) == sorted(shares.values(), reverse=True)
+    fractions = found.fractions("category")
+    assert sum(fractions.values()) == pytest.approx(1)
+    assert fractions["convolution"] == pytest.approx((1 + 2 + 7) / 91)
+    assert list(fractions.values()) == sorted(fractions.values(), reverse=True)
     said = text(found, top=2)
     assert "2 steps of 1.00 ms (traced 2.00 ms), waiting for input 25.0 %" in said
     assert re.search(r"^convolution +0\.000 ms +11\.0 % +2$", said, re.MULTILINE)
@@ -237,10 +237,10 @@ def test_a_real_trace(tmp_path):
     assert found.trace.is_file() and tmp_path in found.trace.parents
     assert 0 <= found.waited <= 1 and found.step_seconds > 0 and found.traced_seconds > 0
     assert {"convolution", "matmul", "reduce", "elementwise, fusion"} <= set(
-        found.shares("category")
+        found.fractions("category")
     )
-    assert "collective" in found.shares("category")  # eight devices share a batch
-    assert {"forward", "backward"} <= set(found.shares("pass_"))
+    assert "collective" in found.fractions("category")  # eight devices share a batch
+    assert {"forward", "backward"} <= set(found.fractions("pass_"))
     modules = {o.module for o in found.ops if o.category == "convolution"}
     assert modules == {"backbone/conv0_0", "backbone/conv0_1"}
     # each of the eight devices runs each product once a step, three steps long

@@ -536,7 +536,7 @@ def test_shares_are_percentages():
     assert text.measure("cross_entropy", 0.97225) == "0.9722"
 
 
-# Label maps
+# Segmentation masks
 
 
 def write_maps(run: Path, **changes) -> None:
@@ -554,7 +554,7 @@ def pixels_of(uri: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))))
 
 
-def test_label_maps_are_shown_beside_their_images(tmp_path):
+def test_segmentation_masks_are_shown_beside_their_images(tmp_path):
     run = make_run(tmp_path, names=["sky", EVIL])
     write_maps(run)
     seen = Page(write_report(run))
@@ -585,7 +585,7 @@ def test_colours_of_classes_are_told_apart():
 @pytest.mark.parametrize(
     "changes", [{"image": np.zeros((3, 4, 6, 1))}, {"prediction": np.zeros((2, 4), int)}]
 )
-def test_broken_label_maps_are_told(tmp_path, changes):
+def test_broken_segmentation_masks_are_told(tmp_path, changes):
     run = make_run(tmp_path)
     write_maps(run, **changes)
     with pytest.raises(UserError, match="image, label and prediction are not 2 maps alike"):

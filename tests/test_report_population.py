@@ -29,7 +29,7 @@ CONFIG = Config(
 )
 
 # (accuracy, loss) on the validation split at steps 10 and 20, then on the test split. Members 4
-# and 5 have diverged; 2 and 3 were left behind.
+# and 5 have diverged; 2 and 3 were pruned.
 MEASURED = [
     [(0.50, 2.0), (0.80, 1.0), (0.75, 1.5)],
     [(0.60, 1.0), (0.90, 0.5), (0.85, 0.5)],
@@ -58,7 +58,7 @@ def make_member(place: Path, config: Config, rows, status: str) -> None:
         lines.append({"step": step, "validation/accuracy": accuracy, "validation/loss": loss})
     if len(rows) == 3:
         lines.append({"step": 20, "test/accuracy": rows[2][0], "test/loss": rows[2][1]})
-    ended = status if len(rows) == 3 else "left behind at step 10"
+    ended = status if len(rows) == 3 else "pruned at step 10"
     manifest = {"status": ended, "parameters": 1234, "data": {"source": "digits", "test": 360}}
     (place / "config.json").write_text(config_file.to_json(config))
     (place / "manifest.json").write_text(json.dumps(manifest))
@@ -111,8 +111,8 @@ def test_tables_by_hand(tmp_path):
         ("0", "finished", "0", "0.1", "20", "80.00%", "75.00%", "1", "1.5"),
         ("5", "finished", "1", "1", "20", "20.00%", "30.00%", "8", "7"),
         ("4", "finished", "0", "1", "20", "10.00%", "10.00%", "NaN", "NaN"),
-        ("3", "left behind", "1", "0.01", "10", "40.00%", "", "2.5", ""),
-        ("2", "left behind", "0", "0.01", "10", "30.00%", "", "3", ""),
+        ("3", "pruned", "1", "0.01", "10", "40.00%", "", "2.5", ""),
+        ("2", "pruned", "0", "0.01", "10", "30.00%", "", "3", ""),
     ]
     table = found["combinations"]
     assert table["columns"][:3] == ["seeds", "at step", "validation accuracy"]
@@ -126,7 +126,7 @@ def test_tables_by_hand(tmp_path):
 
 
 def test_means_are_of_a_step_that_all_seeds_have(tmp_path):
-    # One seed of the best combination was left behind: at step 10 both were there.
+    # One seed of the best combination was pruned: at step 10 both were there.
     measured = [MEASURED[0][:1], *MEASURED[1:]]
     found = content(make_population(tmp_path, measured=measured))
     rows = {r["name"]: r["cells"][:4] for r in found["combinations"]["rows"]}
@@ -141,11 +141,11 @@ def test_curves_end_where_members_end(tmp_path):
         "learning_rate 0.1", "learning_rate 1", "learning_rate 0.01",
     ]  # fmt: skip
     assert panel["ended"]
-    # A dot and a cross for each of the two that were left behind at their first evaluation.
+    # A dot and a cross for each of the two that were pruned at their first evaluation.
     marks = [len(re.findall(rf"<use [^>]*--curve-{n}\)", str(panel["svg"]))) for n in (2, 3, 4)]
     assert marks == [0, 0, 4]
     assert "between 10.00% and 90.00%" in panel["alt"]
-    assert Page(write_report(workdir)).text.count("× left behind") == 1
+    assert Page(write_report(workdir)).text.count("× pruned") == 1
 
 
 def test_many_members_are_told_apart_as_far_as_colors_go(tmp_path):
@@ -186,7 +186,7 @@ def test_a_population_that_is_going_on_has_a_shorter_page(tmp_path):
     assert {r["state"] for r in found["members"]["rows"]} == {status}
     assert found["headline"]["note"].endswith("by validation accuracy; at step 10")
     assert found["headline"]["name"] == "validation accuracy"
-    assert "left behind" not in Page(write_report(workdir)).text.replace("were left behind", "")
+    assert "pruned" not in Page(write_report(workdir)).text.replace("were pruned", "")
 
 
 def test_before_anything_was_measured(tmp_path):
@@ -270,7 +270,7 @@ def test_a_member_that_ended_early_for_no_known_reason(tmp_path):
     state = lambda: {r["name"]: r["state"] for r in content(workdir)["members"]["rows"]}["2"]
     assert state() == "ended, unknown why"
     (lost / "checkpoints" / "10").mkdir(parents=True)  # only who ends leaves one of its own
-    assert state() == "left behind"
+    assert state() == "pruned"
 
 
 def test_names_are_as_short_as_they_can_be():
@@ -303,14 +303,14 @@ def test_of_a_real_population(tmp_path, capsys):
         log=Log(every=2, sinks=()),
         population=Population(grid={PATH: (1e-5, 1e-3, 1e-2, 1e38)}, successive_halving=4),
     )
-    # Stopped at 5, after the worse half was left behind, and gone on with.
+    # Stopped at 5, after the worse half was pruned, and gone on with.
     for duration in (5, 12):
         config = dataclasses.replace(config, duration=duration)
         rows = populations.run(config, tmp_path)
     found = content(tmp_path)["members"]
     assert [r["name"] for r in found["rows"]] == [row["member"] for row in rows]
     assert [r["cells"][2] for r in found["rows"]] == [str(row["step"]) for row in rows]
-    assert [r["state"] for r in found["rows"]] == ["finished", *["left behind"] * 3]
+    assert [r["state"] for r in found["rows"]] == ["finished", *["pruned"] * 3]
     best = f"{100 * rows[0]['validation/accuracy']:.2f}%"
     assert found["rows"][0]["cells"][found["columns"].index("validation accuracy")] == best
     page = (tmp_path / "report.html").read_bytes()

@@ -1,4 +1,4 @@
-"""Losses of whole label maps: the battery, values by loops, and the objective that uses them."""
+"""Losses of segmentation masks: the battery, values by loops, the objective that uses them."""
 
 import functools
 from types import SimpleNamespace

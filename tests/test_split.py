@@ -93,7 +93,7 @@ def maps(values=(0, 3, 255)):
     return {"image": np.zeros((5, 4, 3, 1), np.uint8), "label": label}
 
 
-def test_label_maps_have_classes_and_void_pixels():
+def test_segmentation_masks_have_classes_and_void_pixels():
     split = opened(maps())
     assert split.num_classes == 4
     assert split.element_spec["label"] == jax.ShapeDtypeStruct((4, 3), np.int32)
@@ -136,7 +136,7 @@ class Partial(Rows):
         ),
         (
             {"image": np.zeros((3, 4, 4, 1)), "label": np.zeros((3, 4, 5), int)},
-            r"an image of \(4, 4\) has a label map of \(4, 5\)",
+            r"an image of \(4, 4\) has a segmentation mask of \(4, 5\)",
         ),
         ([1, 2], "not a list"),
         (

@@ -1,4 +1,4 @@
-"""Random rotations and affine maps, of images and of the label maps that belong to them.
+"""Random rotations and affine maps, of images and of the segmentation masks that belong to them.
 
 Best Practices for Convolutional Neural Networks Applied to Visual Document Analysis. Simard,
 Steinkraus, Platt 2003. https://doi.org/10.1109/ICDAR.2003.1227801
@@ -34,19 +34,19 @@ def random_affine(
     interpolation: Interpolation = "nearest",
     fill: Byte = 0,
 ) -> Batch:
-    """Shear, scale and rotate each image about its centre, then move it; a label map goes along.
+    """Shear, scale and rotate each image about its centre, then move it, and its segmentation mask.
 
     Drawn evenly between the bounds, for each image by itself. The coefficients are float32, so
     that a pixel read from within 1e-4 of an edge between two may differ from Pillow's.
 
     Args:
         degrees: at most so far, either way.
-        translate: share of the width and of the height, at most, either way.
+        translate: fraction of the width and of the height, at most, either way.
         scale: least and greatest.
         shear: degrees along either axis, at most, either way.
         probability: of changing an image.
-        interpolation: 'nearest' or 'bilinear'; label maps are always nearest.
-        fill: what stands outside of the image; 255 in a label map.
+        interpolation: 'nearest' or 'bilinear'; segmentation masks are always nearest.
+        fill: what stands outside of the image; 255 in a segmentation mask.
     """
     ordered("random_affine", "scale", scale, 0)
     b, h, w, _ = batch["image"].shape
@@ -72,13 +72,13 @@ def random_rotation(
     interpolation: Interpolation = "nearest",
     fill: Byte = 0,
 ) -> Batch:
-    """Turn each image about its centre by an angle in [-degrees, degrees]; a label map goes along.
+    """Turn each image about its centre by an angle in [-degrees, degrees], and its mask.
 
     Args:
         degrees: the greatest angle, either way.
         probability: of turning an image.
-        interpolation: 'nearest' or 'bilinear'; label maps are always nearest.
-        fill: what stands outside of the image; 255 in a label map.
+        interpolation: 'nearest' or 'bilinear'; segmentation masks are always nearest.
+        fill: what stands outside of the image; 255 in a segmentation mask.
     """
     return random_affine(
         key,

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import msgspec
 import numpy as np
 
-from jaxdl.augment.batch import Byte, Interpolation, image_bytes, label_map, sides
+from jaxdl.augment.batch import Byte, Interpolation, image_bytes, segmentation_mask, sides
 from jaxdl.augment.operations import applied, drawn, rows
 from jaxdl.config import Count, Positive
 from jaxdl.errors import UserError
@@ -63,20 +63,22 @@ def aug_mix(
     interpolation: Interpolation = "bilinear",
     fill: Byte = 0,
 ) -> Batch:
-    """Each image mixed with several chains of random operations on it, in random shares.
+    """Each image mixed with several chains of random operations on it, in random proportions.
 
     Args:
         severity: the strongest level drawn, up to 10.
         width: chains an image.
         depth: operations a chain; null draws 1, 2 or 3.
-        alpha: of the Dirichlet and Beta distributions of the shares; 1 is even.
+        alpha: of the Dirichlet and Beta distributions of the proportions; 1 is even.
         all_operations: also Color, Contrast, Brightness and Sharpness.
         interpolation: of the warps.
         fill: grey that warps show outside of the image.
     """
     image = image_bytes(batch, "aug_mix")
-    if label_map(batch) is not None:
-        raise UserError("augmentation 'aug_mix' mixes moved images: it cannot move a label map")
+    if segmentation_mask(batch) is not None:
+        raise UserError(
+            "augmentation 'aug_mix' mixes moved images: it cannot move a segmentation mask"
+        )
     b = image.shape[0]
     table, index = rows(space(severity, image.shape[1:3], all_operations), image.shape[1:3])
     which, strength, length, mixture = jax.random.split(key, 4)
@@ -94,8 +96,8 @@ def aug_mix(
     moved = moved.reshape(b, width, *image.shape[1:]).astype(jnp.float32)
     # Dirichlet(alpha, ...) of the chains, and m ~ Beta(alpha, alpha): normalised Gamma variates
     gamma = jax.random.loggamma(mixture, alpha, (b, width + 2))
-    shares = jax.nn.softmax(gamma[:, :width], -1)
-    mixed = jnp.einsum("bn,bnhwc->bhwc", shares, moved, precision="highest")
+    weights = jax.nn.softmax(gamma[:, :width], -1)
+    mixed = jnp.einsum("bn,bnhwc->bhwc", weights, moved, precision="highest")
     # m of the mixture, 1 - m of the image
     m = sides(jax.nn.softmax(gamma[:, width:], -1)[:, 0], image)
     out = jnp.round((1 - m) * image.astype(jnp.float32) + m * mixed)

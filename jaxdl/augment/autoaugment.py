@@ -5,7 +5,7 @@ https://arxiv.org/abs/1805.09501, the policies of its tables 7 (CIFAR-10), 8 (SV
 Magnitudes are torchvision's, which published weights were trained with. They differ from the
 paper's: Brightness, Color, Contrast and Sharpness go either way from 1 by up to 0.9, where the
 paper goes from 0.1 up to 1.9; Solarize's threshold is 255 at level 0, where the paper has 256; and
-translations are a share of the image (150 of 331 pixels), as in the paper's ImageNet models.
+translations are a fraction of the image (150 of 331 pixels), as in the paper's ImageNet models.
 """
 
 from typing import Literal

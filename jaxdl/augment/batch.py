@@ -25,8 +25,8 @@ def image_bytes(batch: Batch, name: str) -> Array:
     return image
 
 
-def label_map(batch: Batch) -> Array | None:
-    """The label map (b, h, w) that must move with the images, or None."""
+def segmentation_mask(batch: Batch) -> Array | None:
+    """The segmentation mask (b, h, w) that must move with the images, or None."""
     label = batch.get("label")
     return label if label is not None and label.ndim == 3 else None
 

@@ -91,7 +91,7 @@ def turned_hue(image: Array, turn: Array) -> Array:
 
     Args:
         image: (b, h, w, c) uint8.
-        turn: (b,) float32 share of a whole turn, in [-1/2, 1/2]; 1/255 is the least step.
+        turn: (b,) float32 fraction of a whole turn, in [-1/2, 1/2]; 1/255 is the least step.
     """
     if image.shape[-1] != 3:
         return image
@@ -107,7 +107,7 @@ def _hsv(image: Array) -> tuple[Array, Array, Array]:
     high, low = jnp.maximum(r, jnp.maximum(g, b)), jnp.minimum(r, jnp.minimum(g, b))
     spread = high - low
     safe = jnp.maximum(spread, 1)
-    # How far below the highest the middle channel lies, as a share of the spread.
+    # How far below the highest the middle channel lies, as a fraction of the spread.
     below = (high - (r + g + b - high - low)).astype(jnp.float32) / safe.astype(jnp.float32)
     red, green = r == high, g == high
     # Sixths of a turn from red; the lowest channel says on which side of its own hue a colour is.
@@ -116,17 +116,17 @@ def _hsv(image: Array) -> tuple[Array, Array, Array]:
     of_blue = jnp.where(g == low, 5.0 - below, 3.0 + below)
     sixths = jnp.where(red, of_red, jnp.where(green, of_green, of_blue))
     # Sixes that XLA may not see as one constant, lest it multiply by a rounded sixth instead.
-    share = sixths / jax.lax.optimization_barrier(jnp.full_like(sixths, 6))
-    share = jnp.where(share < 0, share + 1.0, share)
-    hue = jnp.where(spread == 0, 0, _of_255(share))
+    fraction = sixths / jax.lax.optimization_barrier(jnp.full_like(sixths, 6))
+    fraction = jnp.where(fraction < 0, fraction + 1.0, fraction)
+    hue = jnp.where(spread == 0, 0, _of_255(fraction))
     saturation = _of_255(spread.astype(jnp.float32) / jnp.maximum(high, 1).astype(jnp.float32))
     return hue, saturation, high
 
 
-def _of_255(share: Array) -> Array:
-    # The whole part of 255 share in exact arithmetic: a float32 product can round up to the next.
-    whole = jnp.floor(share * 255)
-    high, low = _halves(share)
+def _of_255(fraction: Array) -> Array:
+    # floor(255 fraction) in exact arithmetic: a float32 product can round up to the next integer.
+    whole = jnp.floor(fraction * 255)
+    high, low = _halves(fraction)
     return (whole - ((high * 255 - whole) + low * 255 < 0)).astype(jnp.int32)
 
 

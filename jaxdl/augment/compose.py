@@ -84,7 +84,7 @@ def one_of(
 
 
 def _choice(name: str, batch: Batch, results: list[Batch], chosen: Array) -> Batch:
-    # A result that mixes examples says so in keys that the others lack: their share is whole.
+    # A result that mixes examples says so in keys that the others lack: their `lam` is 1.
     whole = {}
     if any("lam" in r for r in results):
         whole["mixed_label"] = batch["label"]

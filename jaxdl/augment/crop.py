@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import msgspec
 
-from jaxdl.augment.batch import label_map
+from jaxdl.augment.batch import segmentation_mask
 from jaxdl.config import Count
 from jaxdl.errors import UserError
 from jaxdl.registry import register
@@ -32,7 +32,7 @@ def random_crop(
     """Pad every side by `padding` pixels and cut a window out at a random place.
 
     Each example moves on its own; all places are equally likely, (2 * padding + 1)^2 of them if the
-    size stays. A label map (b, h, w) moves with its image.
+    size stays. A segmentation mask (b, h, w) moves with its image.
 
     Args:
         padding: pixels on every side.
@@ -61,13 +61,13 @@ def random_crop(
 
 @register("augmentations")
 def center_crop(key: Array | None, batch: Batch, /, *, size: Count) -> Batch:
-    """Cut the middle out of each image and its label map. Draws nothing: fit for `preprocess`.
+    """Cut the middle out of each image and its mask. Draws nothing: fit for `preprocess`.
 
     Args:
         size: height and width of the result, at most those of the images.
     """
     del key
-    image, label = batch["image"], label_map(batch)
+    image, label = batch["image"], segmentation_mask(batch)
     _window("center_crop", size, image.shape[1:3], 0)
     top, left = ((n - size) // 2 for n in image.shape[1:3])
     cut = lambda x: x[:, top : top + size, left : left + size]

@@ -102,7 +102,7 @@ random_hue = _enhancer(
     0.1,
     turns,
     Turn,
-    "the farthest, as a share of a whole turn",
+    "the farthest, as a fraction of a whole turn",
 )
 
 
@@ -139,7 +139,7 @@ def color_jitter(
         brightness: farthest that the factor goes from 1.
         contrast: likewise.
         saturation: likewise.
-        hue: the farthest turn, as a share of a whole one.
+        hue: the farthest turn, as a fraction of a whole one.
         probability: of changing an image.
     """
     image = image_bytes(batch, "color_jitter")

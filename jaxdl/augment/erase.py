@@ -1,6 +1,7 @@
 """A rectangle of each image is erased, so that no part of an object can be relied on alone.
 
-Pixels keep their type. A label map keeps its labels: what is hidden must be told from around it.
+Pixels keep their type. A segmentation mask keeps its labels: the network is to predict what is
+hidden from what is around it.
 """
 
 import math
@@ -70,7 +71,7 @@ def random_erasing(
         key: draws for each example on its own.
         batch: images (b, h, w, c), bytes in [0, 255] or floats in [0, 1].
         probability: that an image is touched at all.
-        area: least and largest share of the image.
+        area: least and largest fraction of the image.
         aspect: least and largest height over width.
         fill: uniform noise for each number, or one `value`.
         value: 0 for black, 1 for white.

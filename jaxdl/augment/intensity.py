@@ -61,8 +61,8 @@ def posterized(bits: int) -> np.ndarray:
 def gamma_table(power: Array) -> Array:
     """(b, 1, 256): levels to a power (b,), cut to whole levels as in torchvision."""
     # 255.999 (x / 255)^power
-    share = jnp.asarray(LEVELS / 255, jnp.float32)
-    return jnp.floor(255.999 * share[None] ** power[:, None])[:, None].astype(jnp.uint8)
+    fraction = jnp.asarray(LEVELS / 255, jnp.float32)
+    return jnp.floor(255.999 * fraction[None] ** power[:, None])[:, None].astype(jnp.uint8)
 
 
 def autocontrast_table(image: Array) -> Array:

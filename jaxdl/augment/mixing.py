@@ -1,6 +1,6 @@
 """Two examples become one that is labelled with both: each with the one before it in the batch.
 
-Labels are not mixed here: `label` stays the first's, `mixed_label` is the other's and `share` the
+Labels are not mixed here: `label` stays the first's, `mixed_label` is the other's and `lam` the
 part that the first has, so that an objective may mix its losses, which for cross-entropy is the
 same. Batches come in random order, so that a neighbour is as random a partner as any; and on many
 devices only a row at each border has to travel. Where the neighbour is padding, an example stays
@@ -35,10 +35,10 @@ def _refuse(batch: Batch, name: str, maps: bool) -> None:
     if "label" not in batch:
         raise UserError(f"{name} mixes labels, and the batch has none")
     if batch["label"].ndim != 1 and not maps:
-        raise UserError(f"{name} cannot mix label maps: 'cutmix' can paste them")
+        raise UserError(f"{name} cannot mix segmentation masks: 'cutmix' can paste them")
 
 
-def _share(key: Array, batch: Batch, alpha: float, per: Per) -> Array:
+def _lam(key: Array, batch: Batch, alpha: float, per: Per) -> Array:
     """lambda ~ Beta(alpha, alpha), (b,) float32; 1 where the partner is padding."""
     b = batch["label"].shape[0]
     drawn = jax.random.beta(key, alpha, alpha, (b if per == "example" else 1,))
@@ -55,7 +55,7 @@ def _blended(image: Array, lam: Array) -> Array:
 
 
 def _box(key: Array, lam: Array, shape: tuple[int, int], per: Per) -> Array:
-    """A mask (b, h, w) of 1 - share of the image, about, less what sticks out of it."""
+    """A mask (b, h, w) of 1 - lam of the image, about, less what sticks out of it."""
     b, (h, w) = lam.shape[0], shape
     whole = jnp.array([[h, w]])
     # r_h = H sqrt(1 - lambda), r_w = W sqrt(1 - lambda), the centre uniform
@@ -87,28 +87,28 @@ def mixup(key: Array, batch: Batch, /, *, alpha: Positive = 0.2, per: Per = "bat
             each example.
     """
     _refuse(batch, "mixup", maps=False)
-    lam = _share(key, batch, alpha, per)
+    lam = _lam(key, batch, alpha, per)
     return _labelled(batch, _blended(batch["image"], lam), lam)
 
 
 @register("augmentations", mixes=True)
 def cutmix(key: Array, batch: Batch, /, *, alpha: Positive = 1.0, per: Per = "batch") -> Batch:
-    """Paste a rectangle of each image's partner into it; `share` is the area that is left.
+    """Paste a rectangle of each image's partner into it; `lam` is the fraction that is kept.
 
     CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features. Yun, Han,
-    Oh, Chun, Choe, Yoo 2019. https://arxiv.org/abs/1905.04899. A label map is pasted like the
-    image, and nothing else is to be mixed then: https://arxiv.org/abs/1906.01916
+    Oh, Chun, Choe, Yoo 2019. https://arxiv.org/abs/1905.04899. A mask is pasted like the image, and
+    nothing else is to be mixed then: https://arxiv.org/abs/1906.01916
 
     Args:
         key: draws proportion and place.
         batch: image (b, h, w, c), label (b,) or (b, h, w).
-        alpha: of Beta(alpha, alpha), from which the kept share is drawn; 1 for all alike.
+        alpha: of Beta(alpha, alpha), from which the kept fraction is drawn; 1 for all alike.
         per: whether one rectangle is drawn for the batch, or one for each example.
     """
     _refuse(batch, "cutmix", maps=True)
     image, label = batch["image"], batch["label"]
     ratio, place = jax.random.split(key)
-    box = _box(place, _share(ratio, batch, alpha, per), image.shape[1:3], per)
+    box = _box(place, _lam(ratio, batch, alpha, per), image.shape[1:3], per)
     pasted = jnp.where(box[..., None], _partner(image), image)
     if label.ndim == 3:
         return {**batch, "image": pasted, "label": jnp.where(box, _partner(label), label)}

@@ -139,7 +139,7 @@ def applied(
     """The batch after one operation an example and layer.
 
     Args:
-        batch: `image` (b, h, w, c) uint8; a label map moves with it.
+        batch: `image` (b, h, w, c) uint8; a segmentation mask moves with it.
         table: what there is to choose from, stacked.
         layers: (layers, b) rows of the table, applied one after the other.
         name: of the augmentation, for errors.

@@ -10,7 +10,7 @@ weighted by a triangle that widens as the image shrinks, so that shrinking does 
 import jax
 import jax.numpy as jnp
 
-from jaxdl.augment.batch import Interpolation, label_map, ordered
+from jaxdl.augment.batch import Interpolation, ordered, segmentation_mask
 from jaxdl.config import Count, Positive
 from jaxdl.errors import UserError
 from jaxdl.registry import register
@@ -30,19 +30,21 @@ def random_resized_crop(
     shape: tuple[Positive, Positive] = (3 / 4, 4 / 3),
     interpolation: Interpolation = "bilinear",
 ) -> Batch:
-    """Cut a random box out of each image and resize it; a label map goes along, nearest.
+    """Cut a random box out of each image and resize it; a segmentation mask goes along, nearest.
 
     Args:
         size: height and width of the result; null keeps the images' size.
-        area: least and greatest share of the image.
+        area: least and greatest fraction of the image.
         shape: least and greatest width over height, drawn evenly on a logarithmic scale.
         interpolation: 'bilinear', at most one grey level from Pillow's, or 'nearest'.
     """
     ordered("random_resized_crop", "area", area, 0)
     ordered("random_resized_crop", "shape", shape, 0)
     if area[1] > 1:
-        raise UserError(f"augmentation 'random_resized_crop': area is a share, at most 1: {area}")
-    image, label = batch["image"], label_map(batch)
+        raise UserError(
+            f"augmentation 'random_resized_crop': area is a fraction, at most 1: {area}"
+        )
+    image, label = batch["image"], segmentation_mask(batch)
     b, h, w, _ = image.shape
     out = (size, size) if size else (h, w)
     top, left, height, width = boxes(key, b, (h, w), area, shape)
@@ -87,7 +89,7 @@ Span = tuple[Array, Array]
 
 
 def _weights(span: Span, before: int, after: int) -> Array:
-    # (b, after, before): the share of each input pixel in each output pixel.
+    # (b, after, before): the fraction of each input pixel in each output pixel.
     start, length = (x.astype(jnp.float32)[:, None, None] for x in span)
     scale = length / after
     centre = start + (jnp.arange(after)[None, :, None] + 0.5) * scale

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdl.augment.batch import Interpolation, label_map
+from jaxdl.augment.batch import Interpolation, segmentation_mask
 from jaxdl.types import VOID, Array, Batch
 
 UNIT = 1 << 16
@@ -88,8 +88,8 @@ def warp(
         out = at(y >> 16, x >> 16)
     else:
         x, y = x - UNIT // 2, y - UNIT // 2
-        share = lambda z: _like((z & (UNIT - 1)).astype(jnp.float32) / UNIT, image)
-        across, down = share(x), share(y)
+        fraction = lambda z: _like((z & (UNIT - 1)).astype(jnp.float32) / UNIT, image)
+        across, down = fraction(x), fraction(y)
         row, column = y >> 16, x >> 16
         between = lambda low, high, at: low + (high - low) * at
         corner = lambda i, j: at(row + i, column + j).astype(jnp.float32)
@@ -104,9 +104,9 @@ def _like(x: Array, image: Array) -> Array:
 
 
 def warped(batch: Batch, matrix: Array, interpolation: Interpolation, fill: float) -> Batch:
-    """The batch with its images warped, and with them the label map: nearest, `VOID` outside."""
+    """The batch with its images warped, and with them its masks: nearest, `VOID` outside."""
     moved = {**batch, "image": warp(batch["image"], matrix, interpolation, fill)}
-    label = label_map(batch)
+    label = segmentation_mask(batch)
     if label is not None:
         moved["label"] = warp(label, matrix, "nearest", VOID)
     return moved

@@ -181,7 +181,7 @@ def open_split(
         split: the name.
         memory: bytes that a split may take decoded; a larger one is read whenever needed.
         num_classes: that of the training split, for a source that does not say. Where nobody
-            says, it is the largest label + 1; void pixels of label maps have none.
+            says, it is the largest label + 1; void pixels of segmentation masks have none.
         threads: readers while decoding.
         subset: gives the numbers of the examples to keep, of the split that it is given. What it
             leaves out is not decoded, unless the labels it reads can be had in no other way.
@@ -295,7 +295,9 @@ def _check_spec(spec: Mapping[str, jax.ShapeDtypeStruct], split: str) -> None:
         )
     if len(shape) == 2 and "image" in spec and spec["image"].shape[:2] != shape:
         size, expected = spec["image"].shape[:2], shape
-        raise UserError(f"split '{split}': an image of {size} has a label map of {expected}")
+        raise UserError(
+            f"split '{split}': an image of {size} has a segmentation mask of {expected}"
+        )
 
 
 def _canonical(

@@ -92,7 +92,7 @@ def tfds_source(
         label: the feature that is the label, such as 'segmentation_mask'; a map (h, w, 1) loses
             its last axis.
         num_classes: of the label; by default what the data set says, or else the largest + 1.
-        void: number of what has no class in a label map; its pixels become 255.
+        void: number of what has no class in a segmentation mask; its pixels become 255.
     """
     builder = prepared(dataset, data_dir)
     try:

@@ -24,7 +24,8 @@ def binary_cross_entropy(logits: Array, label: Array, /, *, label_smoothing: Rat
         logits: (b, k), or (b, 1) where there are two classes.
         label: (b,) integers, one-hot in [0, k) or 0 and 1 where k is 1; or (b, k) probabilities,
             of which any number may be 1.
-        label_smoothing: share of each answer's mass spread over yes and no, t -> (1 - e) t + e / 2.
+        label_smoothing: fraction e of each answer's mass spread over yes and no,
+            t -> (1 - e) t + e / 2.
 
     Returns:
         (b,) float32.

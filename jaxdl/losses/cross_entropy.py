@@ -20,7 +20,7 @@ def cross_entropy(logits: Array, label: Array, /, *, label_smoothing: Rate = 0.0
     Args:
         logits: (b, k).
         label: (b,) integers, or (b, k) probabilities.
-        label_smoothing: share of the label's mass spread evenly over all k classes.
+        label_smoothing: fraction of the label's mass spread evenly over all k classes.
 
     Returns:
         (b,) float32.

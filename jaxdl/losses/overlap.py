@@ -48,7 +48,7 @@ def overlap(logits: Array, label: Array, weight: Array) -> Overlap:
     return Overlap(add(p * t), add(p * (1 - t)), add((1 - p) * t), add((p - t) ** 2), add(t))
 
 
-def _share(error: Array, right: Array) -> Array:
+def _fraction(error: Array, right: Array) -> Array:
     """Error / (right + error), which is 1 - right / (right + error); 0 where there is neither."""
     whole = right + error
     return error / jnp.where(whole > 0, whole, 1.0)
@@ -83,7 +83,7 @@ def dice(
     found = overlap(logits, label, weight)
     # sum (p + t) / 2 = sum p t + sum |p - t| / 2, and the same with squares
     error = found.squares if squared else found.excess + found.missed
-    return jnp.mean(_share(error / 2, found.right + smooth), axis=-1)
+    return jnp.mean(_fraction(error / 2, found.right + smooth), axis=-1)
 
 
 @register("segmentation_losses")
@@ -109,7 +109,7 @@ def generalized_dice(logits: Array, label: Array, weight: Array, /) -> Array:
     # w_k times the rarest class's volume^2, which cancels: no weight is tiny or infinite
     of_class = jnp.where(present, (rarest / jnp.where(present, found.there, 1.0)) ** 2, 1.0)
     add = lambda x: jnp.sum(of_class * x, axis=-1)
-    return _share(add(found.excess + found.missed) / 2, add(found.right))
+    return _fraction(add(found.excess + found.missed) / 2, add(found.right))
 
 
 @register("segmentation_losses")
@@ -205,4 +205,4 @@ def _tversky(
     logits: Array, label: Array, weight: Array, alpha: float, beta: float, smooth: float
 ) -> Array:
     found = overlap(logits, label, weight)
-    return _share(alpha * found.excess + beta * found.missed, found.right + smooth)
+    return _fraction(alpha * found.excess + beta * found.missed, found.right + smooth)

@@ -34,7 +34,8 @@ def poly1(
         label: (b,) integers, or (b, k) probabilities.
         epsilon: what is added to the first coefficient, which is 1. The paper's: 2 for ImageNet,
             -1 for detection.
-        label_smoothing: share of the label's mass spread evenly over all k classes, in both terms.
+        label_smoothing: fraction of the label's mass spread evenly over all k classes, in both
+            terms.
 
     Returns:
         (b,) float32, at least 0.

@@ -47,7 +47,7 @@ def corpus_bleu(
 ) -> float:
     """BLEU of a corpus, 0 to 100, as sacrebleu has it.
 
-    BP exp(mean over n of 1 to 4 of log p_n), p_n the clipped share of n-grams over the whole
+    BP exp(mean over n of 1 to 4 of log p_n), p_n the clipped fraction of n-grams over the whole
     corpus, BP = min(1, exp(1 - r / c)) for r words of references and c of hypotheses.
 
     Args:
@@ -95,7 +95,7 @@ def rouge(
         references: what should have been, one each.
         overlap: of words 'rouge1', of pairs of words 'rouge2', or the longest common subsequence
             'rougeL', each pair of texts as one sentence.
-        measure: 'recall' is the share of the reference that was written, as Lin has it,
+        measure: 'recall' is the fraction of the reference that was written, as Lin has it,
             'precision' that of what was written; 'f1' is their harmonic mean.
         stem: compare words by Porter's stems.
         tokenize: text to words; without it, runs of lower-case letters and digits.

@@ -74,7 +74,7 @@ def drop_block(key: Array, x: Array, rate: float, /, *, block_size: Count = 7) -
     Args:
         key: draws the blocks.
         x: (b, h, w, c).
-        rate: share of the map that is dropped.
+        rate: fraction of the map that is dropped.
         block_size: side of a block; a smaller map is one block.
     """
     if x.ndim != 4:

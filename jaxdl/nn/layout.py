@@ -6,7 +6,7 @@ Patwary, Puri, LeGresley, Casper, Catanzaro 2019. https://arxiv.org/abs/1909.080
 The first of two dense layers is split by columns and the second by rows, so that nothing travels
 between them; attention is split by heads, an embedding by its words, a classifier by its classes.
 A layer that does not divide stays as it is.
-Blocks that are scanned have their parameters stacked, and a pipeline's stages take their share.
+Blocks that are scanned have their parameters stacked, and a pipeline's stages take their part.
 """
 
 from jaxdl.nn.stack import STACKED

@@ -126,7 +126,7 @@ def batch_norm(name: str, /, *, momentum: Rate = 0.9, epsilon: Positive = 1e-5) 
 
     Args:
         name: of the layer.
-        momentum: share of the running statistics that a step keeps.
+        momentum: fraction of the running statistics that a step keeps.
         epsilon: added to the variance.
     """
     return BatchNorm(momentum=momentum, epsilon=epsilon, name=name)
@@ -215,10 +215,11 @@ def keep_statistics(call: Callable, args: tuple, kwargs: dict, context: Any) -> 
     return call(*args, **kwargs)
 
 
-def average_statistics(share: Array) -> Callable:
-    """An interceptor, under which batch norms' running statistics move by `share` to a batch's.
+def average_statistics(fraction: Array) -> Callable:
+    """An interceptor, under which batch norms' running statistics move by `fraction` to a batch's.
 
-    With shares 1, 1/2, 1/3, ... they end at the mean over these batches, whatever their momentum.
+    With fractions 1, 1/2, 1/3, ... they end at the mean over these batches, whatever their
+    momentum.
     """
 
     def intercept(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
@@ -226,7 +227,7 @@ def average_statistics(share: Array) -> Callable:
         if not isinstance(module, BatchNorm | BatchRenorm):
             return call(*args, **kwargs)
         usual = module.momentum
-        object.__setattr__(module, "momentum", 1 - share)
+        object.__setattr__(module, "momentum", 1 - fraction)
         try:
             return call(*args, **kwargs)
         finally:

@@ -35,7 +35,7 @@ def center_loss(
 
     L + weight / 2 mean_i ||x_i - c_{y_i}||^2. The centres have no gradient; each step moves them
     towards their class's features of this batch. Micro-batches of an accumulated batch move them
-    one after the other. Mixed examples, whose share is below 1, have no one centre: they feel no
+    one after the other. Mixed examples, whose `lam` is below 1, have no one centre: they feel no
     pull and move none, so where every example is a mixture the metric is 0 / 0.
 
     Args:

@@ -30,7 +30,7 @@ def embedding(
 
     Pairs are made within a batch, micro-batches of an accumulated one included: then each example
     meets fewer others. An example without a partner has the loss 0 and counts in the mean. Mixed
-    examples, whose share is below 1, have no one class and count for nothing.
+    examples, whose `lam` is below 1, have no one class and count for nothing.
 
     The head takes no part and has no gradient: the logits that `predict` gives are those of its
     first weights. What has been learned is in `features`.

@@ -29,9 +29,9 @@ def supervised(
     A label is one class, or what else the loss takes: any number of classes, probabilities,
     numbers.
 
-    Of a mixture of two examples it is the mean of both labels' losses, each weighing its share:
-    for cross-entropy the same as the loss of the mixed labels. The accuracy is that of the label
-    with the larger share.
+    Of a mixture of two examples it is the mean of both labels' losses, weighed by `lam` and
+    1 - `lam`: for cross-entropy the same as the loss of the mixed labels. The accuracy is that of
+    the label with the larger weight.
 
     Args:
         model: what gives the logits.
@@ -58,13 +58,13 @@ def supervised(
         total, count = masked(values, batch)
         metrics = {"loss": (total, count)}
         if batch["label"].ndim == 1 and jnp.issubdtype(batch["label"].dtype, jnp.integer):
-            metrics["accuracy"] = correct(outputs, _by_larger_share(batch))
+            metrics["accuracy"] = correct(outputs, _by_larger_weight(batch))
         return total / jnp.maximum(count, 1.0), Aux(variables, metrics, outputs)
 
     return on_target(Objective(model.init, objective_loss, model.predict), target)
 
 
-def _by_larger_share(batch: Batch) -> Batch:
+def _by_larger_weight(batch: Batch) -> Batch:
     if "mixed_label" not in batch:
         return batch
     label = jnp.where(batch["lam"] >= 0.5, batch["label"], batch["mixed_label"])

@@ -53,7 +53,7 @@ def variational_dropout(
     """Weights w = theta + sigma * noise, with theta and log sigma^2 learned against the KL.
 
     In inference a weight whose log alpha is above the threshold, so that its noise drowns it, is 0;
-    the metric `sparsity` is the share of those. A prediction with a key samples all weights.
+    the metric `sparsity` is the fraction of those. A prediction with a key samples all weights.
 
     Args:
         objective: what else is minimised, by a mean over examples.

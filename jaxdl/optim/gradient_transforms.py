@@ -212,10 +212,10 @@ def skip_spikes(
         spikes |= ~jnp.isfinite(above**2)
         count = optax.safe_increment(state.count)
         # a = max(1 / n, 1 - decay): the plain mean of the first losses, then the running one
-        share = jnp.maximum(1 / count, 1 - decay)
+        fraction = jnp.maximum(1 / count, 1 - decay)
         # m = m + a (l - m),  v = (1 - a) (v + a (l - m)^2)
-        variance = (1 - share) * (state.variance + share * above**2)
-        moved = Level(state.mean + share * above, variance, count)
+        variance = (1 - fraction) * (state.variance + fraction * above**2)
+        moved = Level(state.mean + fraction * above, variance, count)
         return jax.tree.map(lambda g: jnp.where(spikes, jnp.nan, g), gradient), moved
 
     zero = jnp.zeros((), jnp.float32)

@@ -121,7 +121,7 @@ def muon(
         stacked: the same of the leaves that hold many layers along their first axis.
         decay: the same of the leaves to decay.
     """
-    share = ADAMW[scale] if adamw is None else adamw
+    factor = ADAMW[scale] if adamw is None else adamw
     mask, layers = chosen("matrices", matrices, MATRICES), layered(stacked)
 
     def is_matrix(name: str, w: Array, wanted: bool, stack: bool) -> bool:
@@ -150,9 +150,9 @@ def muon(
     return in_float32(
         optax.chain(
             optax.partition(by_label, label),
-            # w = w - learning_rate * (share if AdamW's else 1) * (u + weight_decay * w)
+            # w = w - learning_rate * (factor if AdamW's else 1) * (u + weight_decay * w)
             add_weight_decay(weight_decay, decay),
-            optax.masked(optax.scale(share), others),
+            optax.masked(optax.scale(factor), others),
             optax.scale_by_learning_rate(learning_rate),
         )
     )

@@ -30,19 +30,21 @@ class Trial(NamedTuple):
     """of a step; None where it does not fit"""
 
 
-def find_batch_size(config: Config, *, share: float = 0.9, largest: int = 65536) -> Iterator[Trial]:
+def find_batch_size(
+    config: Config, *, fraction: float = 0.9, largest: int = 65536
+) -> Iterator[Trial]:
     """Try batches of doubling size until one does not fit; the last but one is the largest.
 
     Args:
         config: of the run. The smallest size is one example a device and micro-batch.
-        share: of a device's memory that a step may take.
+        fraction: of a device's memory that a step may take, in (0, 1].
         largest: size that ends the search.
 
     Raises:
-        UserError: a share outside (0, 1], or no size to try.
+        UserError: a fraction outside (0, 1], or no size to try.
     """
-    if not 0 < share <= 1:
-        raise UserError(f"a share of the memory is above 0 and at most 1, not {share}")
+    if not 0 < fraction <= 1:
+        raise UserError(f"a fraction of the memory is above 0 and at most 1, not {fraction}")
     size = jax.device_count() * config.gradient.accumulate
     if largest < size:
         raise UserError(f"a batch has {size} examples or more here, so {largest} ends no search")
@@ -58,7 +60,7 @@ def find_batch_size(config: Config, *, share: float = 0.9, largest: int = 65536)
             used, spec = None, plan.batch_spec(size)
             compiled = step.lower(state, spec).compile()
             used = _program_bytes(compiled)
-            if used > share * limit():
+            if used > fraction * limit():
                 yield Trial(size, used, None)
                 return
             state, seconds = _timed(compiled, state, spec)

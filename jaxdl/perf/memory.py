@@ -93,7 +93,7 @@ def activation_bytes(objective: Objective, state: PyTree, spec: PyTree) -> float
 
 
 def limit() -> int:
-    """Bytes that one device has, or its share of the machine's memory."""
+    """Bytes that one device has, or its part of the machine's memory."""
     device = jax.local_devices()[0]
     stats = device.memory_stats() or {}
     if "bytes_limit" in stats:
@@ -155,8 +155,8 @@ def _smaller_images(
     if key is None or "image" not in spec:
         return
     height, width, channels = spec["image"].shape
-    for share in (0.75, 0.5):
-        side = int(share * min(height, width))
+    for scale in (0.75, 0.5):
+        side = int(scale * min(height, width))
         value = [side, side, channels] if isinstance(takes[key].default, tuple) else side
         changed = Part(source.name, {**source.args, key: value})
         change = f"--config.data.source.{key}={json.dumps(value, separators=(',', ':'))}"
@@ -210,9 +210,9 @@ def placed(state: PyTree) -> list[str]:
     lines = [f"{in_words(each)} on each device, of {in_words(whole)}"]
     width = max(len(row.split) for row in rows)
     for row in rows:
-        share = f"{in_words(row.bytes_each)} of {in_words(row.bytes)}"
+        held = f"{in_words(row.bytes_each)} of {in_words(row.bytes)}"
         leaves = f"{row.leaves} leaves" if row.leaves > 1 else "1 leaf"
-        lines.append(f"{row.split:<{width}}  {leaves:>10}  {share:<24}  {row.example}")
+        lines.append(f"{row.split:<{width}}  {leaves:>10}  {held:<24}  {row.example}")
     return lines
 
 

@@ -81,13 +81,13 @@ def probe(seconds: float = 5.0, clock: Clock = CLOCKS["wall"], quick: bool = Fal
         quick: on next to nothing, to see that it works.
     """
     how = sizes(quick)
-    share = seconds / 2 / (len(how.widths) + len(STRIDES) + len(how.largest) + 3)
+    each = seconds / 2 / (len(how.widths) + len(STRIDES) + len(how.largest) + 3)
     roofline = measure(seconds / 2, clock, how.effort)
-    more = tuple((n, triad(n, share, clock, how.effort.bytes)) for n in how.largest)
+    more = tuple((n, triad(n, each, clock, how.effort.bytes)) for n in how.largest)
     if more:
         roofline = roofline._replace(cache=(*roofline.cache, *more), bandwidth=more[-1][1])
     dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    time_of = partial(timed, seconds=share, clock=clock)
+    time_of = partial(timed, seconds=each, clock=clock)
     matrix = jnp.ones((how.side, how.side), jnp.float32)
     along = lambda axis: matrix.nbytes / time_of(_sum, (matrix, matrix[0]), axis=axis)
     return Probe(

@@ -87,7 +87,7 @@ class Profile:
         ops: of all devices, the costliest first.
         steps: traced, and as many timed before.
         step_seconds: of one step, without the profiler.
-        waited: share of that time in which the devices waited for a batch, in [0, 1].
+        waited: fraction of that time in which the devices waited for a batch, in [0, 1].
         traced_seconds: of one step while it was traced.
         trace: the file.
     """
@@ -104,7 +104,7 @@ class Profile:
         """Of all ops."""
         return sum(op.seconds for op in self.ops)
 
-    def shares(self, key: str) -> dict[str, float]:
+    def fractions(self, key: str) -> dict[str, float]:
         """Share of the ops' time by one of their fields, the largest first."""
         sums: Counter[str] = Counter()
         for op in self.ops:
@@ -319,20 +319,20 @@ def _origin(op_name: str) -> tuple[str, str, str]:
 
 def text(found: Profile, top: int = 15) -> str:
     """Shares by category and by pass, the costliest ops, and the time that waited for input."""
-    ms, share = lambda s: f"{1e3 * s / found.steps:.3f} ms", lambda s: f"{100 * s:.1f} %"
+    ms, fraction = lambda s: f"{1e3 * s / found.steps:.3f} ms", lambda s: f"{100 * s:.1f} %"
     calls = Counter({op.category: 0 for op in found.ops})
     for op in found.ops:
         calls[op.category] += op.calls
-    categories = [("category", "a step", "share", "calls")] + [
-        (name, ms(part * found.seconds), share(part), f"{calls[name] / found.steps:.0f}")
-        for name, part in found.shares("category").items()
+    categories = [("category", "a step", "fraction", "calls")] + [
+        (name, ms(part * found.seconds), fraction(part), f"{calls[name] / found.steps:.0f}")
+        for name, part in found.fractions("category").items()
     ]
-    ops = [("op", "category", "a step", "share", "calls", "pass", "module", "primitive")] + [
+    ops = [("op", "category", "a step", "fraction", "calls", "pass", "module", "primitive")] + [
         (
             op.name,
             op.category,
             ms(op.seconds),
-            share(op.seconds / found.seconds),
+            fraction(op.seconds / found.seconds),
             f"{op.calls / found.steps:.0f}",
             op.pass_,
             op.module,
@@ -340,13 +340,13 @@ def text(found: Profile, top: int = 15) -> str:
         )
         for op in found.ops[:top]
     ]
-    passes = {name or "the rest of the step": p for name, p in found.shares("pass_").items()}
-    said = "  ".join(f"{name} {share(part)}" for name, part in passes.items())
+    passes = {name or "the rest of the step": p for name, p in found.fractions("pass_").items()}
+    said = "  ".join(f"{name} {fraction(part)}" for name, part in passes.items())
     return "\n".join(
         [
             f"{found.steps} steps of {1e3 * found.step_seconds:.2f} ms "
             f"(traced {1e3 * found.traced_seconds:.2f} ms), waiting for input "
-            f"{share(found.waited)}",
+            f"{fraction(found.waited)}",
             "",
             *aligned(categories, "<>>>"),
             said,

@@ -96,12 +96,12 @@ def measure(
         work: how much a call does; None is what suits the backend.
     """
     work = work or effort()
-    share = seconds / (len(DTYPES) * len(work.sizes) + len(work.memory))
+    each = seconds / (len(DTYPES) * len(work.sizes) + len(work.memory))
     flops = {
-        dtype: max(product(n, dtype, share, clock, work.flops) for n in work.sizes)
+        dtype: max(product(n, dtype, each, clock, work.flops) for n in work.sizes)
         for dtype in DTYPES
     }
-    cache = tuple((n, triad(n, share, clock, work.bytes)) for n in work.memory)
+    cache = tuple((n, triad(n, each, clock, work.bytes)) for n in work.memory)
     return Roofline(device(), flops, cache[-1][1], cache)
 
 

@@ -105,7 +105,7 @@ def step(
         batch_size: examples in a step, over all devices.
         mesh: axis to devices; what is not named is 1.
         micro_batches: that go through a pipeline.
-        utilisation: share of the chip's peak that one alone reaches; `jaxdl bench` measures it.
+        utilisation: fraction of the chip's peak that one alone reaches; `jaxdl bench` measures it.
         network: bytes/s out of a device along `data`, where that axis crosses hosts that no fast
             link joins; None: the chip's own links.
 

@@ -121,7 +121,7 @@ def survivors(
 
     Args:
         histories: of each member, (step, value) of the monitored metric.
-        rounds: steps after which the worse half is left behind.
+        rounds: steps after which the worse half is pruned.
         step: members that went into the step after this one, if it ends no round.
         mode: whether 'max' or 'min' is best. NaN is worst, the first of equals better.
     """
@@ -154,7 +154,7 @@ def standing(
     """Each member with the last of what was measured of it, the best first.
 
     Args:
-        members: all, those left behind too.
+        members: all, those pruned too.
         lines: what each logged.
         monitor: the metric that decides, after how far a member came.
         mode: whether 'max' or 'min' of it is best.

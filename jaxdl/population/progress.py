@@ -1,4 +1,4 @@
-"""The training log of members that train together: one `TrainLog` each, fed with its share."""
+"""Training log of members that train together: one `TrainLog` each, given its measurements."""
 
 import contextlib
 from collections import deque

@@ -302,7 +302,7 @@ class Population(Session):
         return metrics, lambda states, batch: measured(states, self._values(), batch)
 
     def has_stopped(self) -> bool:
-        """Never: members are left behind between rounds."""
+        """Never: members are pruned between rounds."""
         return False
 
     def has_improved(self) -> bool:
@@ -322,7 +322,7 @@ class Population(Session):
         step, judged = self.step_of(state), self.config.evaluation
         values = [dict(j.series(judged.monitor)).get(step, math.nan) for j in self.journals]
         kept = better_half(self.alive, values, judged.mode)
-        self.leave(state, [i for i in self.alive if i not in kept], f"left behind at step {step}")
+        self.leave(state, [i for i in self.alive if i not in kept], f"pruned at step {step}")
         rows = np.asarray([self.alive.index(i) for i in kept])
         self.alive = kept
         state = jax.device_put(rows_of(state, rows), places(state, self._mesh()))

@@ -119,7 +119,7 @@ def headline(
 
 
 def accuracy_interval(accuracy: float, examples: int) -> tuple[float, float]:
-    """Wilson's 95% interval for a share, as if the examples were drawn independently.
+    """Wilson's 95% interval for a fraction, as if the examples were drawn independently.
 
     Args:
         accuracy: in [0, 1].
@@ -245,8 +245,8 @@ def remarks(lines: Lines, manifest: Mapping[str, Any]) -> list[str]:
 
 
 def _skipped(lines: Lines) -> list[str]:
-    steps, shares = series(lines, "train/skipped")
-    windows = steps[shares > 0]
+    steps, fractions = series(lines, "train/skipped")
+    windows = steps[fractions > 0]
     if not len(windows):
         return []
     return [

@@ -130,7 +130,7 @@ def is_left(member: Member, step: int) -> bool:
         member: one of the population.
         step: how far the furthest member came.
     """
-    if re.fullmatch(r"left behind at step \d+", str(member.manifest.get("status"))):
+    if re.fullmatch(r"pruned at step \d+", str(member.manifest.get("status"))):
         return True
     # A resumed population calls every member running. Its own checkpoint tells: a member gets one
     # only where it ends.
@@ -146,7 +146,7 @@ def state(member: Member, step: int, status: str | None) -> str:
         status: the population's own.
     """
     if is_left(member, step):
-        return "left behind"
+        return "pruned"
     if status == "finished" and member.end is not None and member.end < step:
         return "ended, unknown why"
     own = member.manifest.get("status")
@@ -168,7 +168,7 @@ def combinations(members: Sequence[Member], config: Config) -> list[tuple[Values
     """(values, the members that differ only by seed), the best first.
 
     Compared at the last step at which all of its seeds were measured: a mean over those that were
-    not left behind would flatter.
+    not pruned would flatter.
     """
     groups: dict[Values, list[Member]] = {}
     for member in members:

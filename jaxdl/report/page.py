@@ -137,9 +137,9 @@ def _panel(
     if not curves:
         return None
     ring = (best.step, best.value) if best and best.key in keys else None
-    share = text.is_share(title)
-    log = not share and is_wide(curves)
-    svg = curves_svg(curves, title, height=height, log=log, percent=share, ring=ring)
+    fraction = text.is_fraction(title)
+    log = not fraction and is_wide(curves)
+    svg = curves_svg(curves, title, height=height, log=log, percent=fraction, ring=ring)
     return {
         "title": text.words(title).capitalize(),
         "log": log,

@@ -97,7 +97,7 @@ def summary(found: Sequence[Member], config: Config) -> list[tuple[str, str]]:
     if population.successive_halving is not None:
         every, monitor = population.successive_halving, config.evaluation.monitor
         often = f"{every} steps" if isinstance(every, int) else every
-        rows.append(("Left behind", f"the worse half by {monitor}, every {often}"))
+        rows.append(("Pruned", f"the worse half by {monitor}, every {often}"))
     if not found:
         return rows
     first = found[0].manifest

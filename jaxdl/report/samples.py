@@ -32,16 +32,16 @@ def confusion(matrix: np.ndarray, names: list[str]) -> dict[str, Any]:
     """
     k = len(matrix)
     totals = matrix.sum(axis=1)
-    shares = matrix / np.maximum(totals, 1)[:, None]
+    fractions = matrix / np.maximum(totals, 1)[:, None]
     # The root, because a class that is mistaken one time in a hundred ought still to be seen.
-    tints = np.sqrt(shares).round(3)
+    tints = np.sqrt(fractions).round(3)
     tall = any(len(name) > 3 for name in names)
     shown: dict[str, Any] = {"names": names, "tall": tall, "rows": [], "map": None, "pairs": []}
     if k <= MOST_NUMBERED:
         for i, name in enumerate(names):
             counts = [f"{int(n):,}" if n else "" for n in matrix[i]]
             cells = list(zip(counts, tints[i].tolist(), strict=True))
-            found = text.measure("accuracy", float(shares[i, i])) if totals[i] else ""
+            found = text.measure("accuracy", float(fractions[i, i])) if totals[i] else ""
             shown["rows"].append((name, cells, found))
         return shown
     if k <= MOST_MAPPED:
@@ -75,14 +75,14 @@ def heat_map(tints: np.ndarray) -> np.ndarray:
 def most_confused(
     matrix: np.ndarray, names: list[str], limit: int = 15
 ) -> list[tuple[str, str, str, str]]:
-    """(true class, predicted class, times, share of the true class), the most frequent first."""
+    """(true class, predicted class, times, fraction of the true class), the most frequent first."""
     wrong = matrix * (1 - np.eye(len(matrix), dtype=matrix.dtype))
     order = np.argsort(-wrong, axis=None, kind="stable")[:limit]
     pairs = []
     for i, j in zip(*np.unravel_index(order, wrong.shape), strict=True):
         if wrong[i, j] > 0:
-            share = f"{100 * wrong[i, j] / matrix[i].sum():.1f}%"
-            pairs.append((names[i], names[j], f"{int(wrong[i, j]):,}", share))
+            fraction = f"{100 * wrong[i, j] / matrix[i].sum():.1f}%"
+            pairs.append((names[i], names[j], f"{int(wrong[i, j]):,}", fraction))
     return pairs
 
 

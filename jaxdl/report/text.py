@@ -17,14 +17,14 @@ def number(value: Any) -> str:
     return f"{value:,.1f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
 
 
-def is_share(metric: str) -> bool:
+def is_fraction(metric: str) -> bool:
     """True for a metric in [0, 1] that is read as a percentage."""
     return any(name.endswith(("accuracy", "iou")) for name in re.findall(r"\w+", metric))
 
 
 def measure(metric: str, value: float) -> str:
     """A metric's value: a percentage to two decimals where that is how it is read."""
-    return f"{100 * value:.2f}%" if is_share(metric) and math.isfinite(value) else number(value)
+    return f"{100 * value:.2f}%" if is_fraction(metric) and math.isfinite(value) else number(value)
 
 
 def words(name: str) -> str:

@@ -21,9 +21,9 @@ def panel(
         runs: a word for the runs, such as 'members'.
         others: a legend for all curves of colour 0.
     """
-    share = text.is_share(key)
-    log = not share and is_wide(lines)
-    svg = curves_svg(lines[::-1], key, height=3.2, log=log, percent=share)
+    fraction = text.is_fraction(key)
+    log = not fraction and is_wide(lines)
+    svg = curves_svg(lines[::-1], key, height=3.2, log=log, percent=fraction)
     return {
         "title": title,
         "log": log,

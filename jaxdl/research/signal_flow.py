@@ -30,8 +30,8 @@ class Flow(NamedTuple):
         activation: its name.
         mean: of the last layer's outputs, over their spread: 0 is zero-centred.
         spread: standard deviation of the last layer's outputs over that of the input.
-        saturated: share of all outputs where the slope is below a hundredth of the steepest.
-        dead: share of the units of all layers whose slope is 0 for every example.
+        saturated: fraction of all outputs where the slope is below a hundredth of the steepest.
+        dead: fraction of the units of all layers whose slope is 0 for every example.
         gradient: norm of the gradient at the first layer's output over that at the last's.
     """
 

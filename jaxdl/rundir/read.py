@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxdl import config_file, judging
-from jaxdl.aliases import current_metric
+from jaxdl.aliases import current_metric, current_status
 from jaxdl.config import Config
 from jaxdl.errors import UserError
 
@@ -85,6 +85,8 @@ def read_manifest(workdir: Path) -> dict[str, Any]:
         raise UserError(f"{file}, line {error.lineno}: not JSON: {error.msg}") from error
     if not isinstance(manifest, dict):
         raise UserError(f"{file}: expected an object, found {type(manifest).__name__}")
+    if isinstance(status := manifest.get("status"), str):
+        manifest["status"] = current_status(status)
     return manifest
 
 

@@ -133,8 +133,8 @@ def project_conflicts(grads: PyTree, key: Array) -> PyTree:
             dot = sum(jnp.vdot(a, b) for a, b in _pairs(own, other))
             square = sum(jnp.vdot(b, b) for b in jax.tree.leaves(other))
             # g_i = g_i - (g_i . g_j) / ||g_j||^2 g_j  where  g_i . g_j < 0
-            share = jnp.where((dot < 0) & (j != place), dot / jnp.maximum(square, 1e-30), 0.0)
-            return jax.tree.map(lambda a, b: a - share * b, own, other), None
+            scale = jnp.where((dot < 0) & (j != place), dot / jnp.maximum(square, 1e-30), 0.0)
+            return jax.tree.map(lambda a, b: a - scale * b, own, other), None
 
         return jax.lax.scan(against, own, order)[0]
 

@@ -34,7 +34,7 @@ def bench(options: Namespace) -> int:
     """Measure what models cost and how fast they are, or compare two measurements.
 
     On this machine: parameters, multiply-adds, memory, time to compile, time of a training step and
-    of inference, and the share of what the machine can do at best. Models take turns, so that
+    of inference, and the fraction of what the machine can do at best. Models take turns, so that
     noise is shared.
     """
     if bool(options.models) == bool(options.compare):

@@ -9,7 +9,13 @@ from jaxdl.verbs.parsing import count, positive, prepare_jax
 
 
 @verb(
-    option("--share", type=positive, default=0.9, help="of a device's memory; default: 0.9"),
+    option(
+        "--fraction",
+        "--share",
+        type=positive,
+        default=0.9,
+        help="of a device's memory; default: 0.9",
+    ),
     option("--largest", type=count, default=65536, metavar="N", help="default: 65536"),
     config="required",
 )
@@ -20,7 +26,7 @@ def find_batch_size(options: Namespace, config: Config) -> int:
     from jaxdl.perf.memory import in_words
 
     best = None
-    for trial in find_batch_size(config, share=options.share, largest=options.largest):
+    for trial in find_batch_size(config, fraction=options.fraction, largest=options.largest):
         memory = in_words(trial.bytes) if trial.bytes else "not compiled"
         fits = trial.seconds is not None
         speed = f"{trial.batch_size / trial.seconds:,.0f} examples/s" if fits else "does not fit"

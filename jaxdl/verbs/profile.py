@@ -17,8 +17,8 @@ from jaxdl.verbs.parsing import count, prepare_jax
 def profile(options: Namespace, config: Config) -> int:
     """Trace some training steps, and show where their time goes.
 
-    The costliest operations, by category and one by one, and the share of the time that waits for
-    input.
+    The costliest operations, by category and one by one, and the fraction of the time that
+    waits for input.
     """
     prepare_jax()
     from jaxdl.perf import profile as profiler

@@ -225,7 +225,7 @@ VERBS = {
     "summary": ["--image", "--num-classes", "--batch-size", "--depth", "--import", "--json", "cnn"],
     "plot-schedule": ["--out", "--examples"],
     "find-lr": ["--low", "--high", "--steps", "--out"],
-    "find-batch-size": ["--share", "--largest"],
+    "find-batch-size": ["--fraction", "--share", "--largest"],
     "memory": ["--limit"],
     "trials": ["--vary", "--seeds", "--metric", "--workdir"],
     "--list": ["models", "sources", "res*", "[", "--import"],

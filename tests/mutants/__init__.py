@@ -1,5 +1,7 @@
 """Known faults, one line each, and the test that must find each of them."""
 
+import fnmatch
+import re
 import tomllib
 from pathlib import Path
 from typing import NamedTuple
@@ -28,3 +30,14 @@ class Mutant(NamedTuple):
 def table() -> list[Mutant]:
     """All mutants, in the table's order."""
     return [Mutant(**entry) for entry in tomllib.loads(TABLE.read_text())["mutant"]]
+
+
+def is_quick(test: str) -> bool:
+    """True for a test of the quick lane, by its name: see `tests/slow.txt`, `tests/quick.txt`."""
+
+    def matches(name: str) -> bool:
+        lines = (TABLE.parents[1] / name).read_text().splitlines()
+        patterns = [fnmatch.translate(line) for line in lines if line and line[0] != "#"]
+        return bool(re.match("|".join(patterns), test))
+
+    return not matches("slow.txt") or matches("quick.txt")
