@@ -62,7 +62,7 @@ def _run(config: Config, workdir: Path, stop: Stop) -> dict[str, float]:
         check_refreshes(plan.refreshes, plan.abstract_state(config.seed))
     check_patterns(config, plan)
     begin = read_beginning(config, plan, workdir)
-    changes = _claim(workdir, config)
+    changes = _claim(workdir, config, plan.steps)
     manifest = directory.Manifest(workdir, **run_metadata(plan, config))
     with explained(config, plan), Session(config, plan, workdir, stop, begin) as session:
         clock = time.perf_counter()
@@ -105,11 +105,11 @@ def check_patterns(config: Config, plan: Plan) -> None:
         plan.abstract_state(config.seed)
 
 
-def _claim(workdir: Path, config: Config) -> list[str]:
+def _claim(workdir: Path, config: Config, steps: int) -> list[str]:
     """Claim the directory from one process, and check that all processes see it."""
     if jax.process_count() > 1 and not hosts.several():
         raise UserError("several processes that know nothing of each other: see hosts.joined()")
-    changes = directory.claim(workdir, config) if hosts.leads() else []
+    changes = directory.claim(workdir, config, steps) if hosts.leads() else []
     hosts.gather("claimed", None)
     if not (workdir / "config.json").is_file():
         raise UserError(f"{workdir} is not that of process 0: all processes must see one workdir")

@@ -43,7 +43,7 @@ def run(config: Config, workdir: Path) -> list[dict[str, Any]]:
     single.check_patterns(members[0].config, plan)
     begin = read_beginning(config, plan, workdir)
     with stop_signals() as stop:
-        directory.claim(workdir, config)
+        directory.claim(workdir, config, plan.steps)
         manifest = directory.Manifest(workdir, members=len(members), steps=plan.steps)
         with Population(config, plan, workdir, stop, begin) as population:
             state, extra = population.start()

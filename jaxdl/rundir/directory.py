@@ -31,20 +31,33 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 # What may change between two starts in one directory: it moves neither parameters nor data.
 FREE = (
     "duration", "evaluation", "early_stopping", "checkpoint", "mesh", "log", "watchdog_seconds",
-    "dispatch", "data.memory", "data.device_memory", "data.threads", "data.prefetch",
+    "steps_per_execution", "data.memory", "data.device_memory", "data.threads", "data.prefetch",
     "data.evaluation_batch_size",
 )  # fmt: skip
 
 
-def claim(workdir: Path, config: Config) -> list[str]:
+def claim(workdir: Path, config: Config, steps: int | None = None) -> list[str]:
     """Claim the directory for a config, or check that it is claimed by this one.
+
+    A directory in which not one step was logged or saved is claimed anew.
+
+    Args:
+        workdir: the run directory.
+        config: of the run.
+        steps: that the run is to have at its end.
 
     Returns:
         What has changed since the directory was last used, one line each.
 
     Raises:
-        UserError: it cannot be written, or holds a run of another config.
+        UserError: it cannot be written, holds a run of another config, or more than `steps` steps.
     """
+    saved = _saved_steps(workdir)
+    if steps is not None and max(saved, default=0) > steps:
+        raise UserError(
+            f"{workdir} holds {max(saved):,} steps, config.duration={config.duration} is "
+            f"{steps:,}: choose another --workdir, or a longer duration"
+        )
     file = workdir / "config.json"
     changes: dict[str, tuple[Any, Any]] = {}
     with writing(workdir):
@@ -55,7 +68,7 @@ def claim(workdir: Path, config: Config) -> list[str]:
             changes = {k: (old.get(k), new.get(k)) for k in old | new if old.get(k) != new.get(k)}
         shown = [f"{k}: {a!r} -> {b!r}" for k, (a, b) in changes.items()]
         bound = [s for s, k in zip(shown, changes, strict=True) if not k.startswith(FREE)]
-        if bound:
+        if bound and (saved or _is_logged(workdir)):
             raise UserError(
                 f"{workdir} holds a run of another config ({'; '.join(bound[:3])}): "
                 "choose another --workdir"
@@ -63,6 +76,16 @@ def claim(workdir: Path, config: Config) -> list[str]:
         if jax.process_index() == 0:
             replace(file, to_json(config))
     return shown
+
+
+def _saved_steps(workdir: Path) -> list[int]:
+    names = (path.name for path in (workdir / "checkpoints").glob("*"))
+    return [int(name) for name in names if name.isdecimal()]
+
+
+def _is_logged(workdir: Path) -> bool:
+    metrics = workdir / "metrics.jsonl"
+    return metrics.is_file() and metrics.stat().st_size > 0
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
