@@ -30,10 +30,10 @@ ARGUMENTS = {
 """Field and name of a part to its arguments, old to new."""
 
 GATES = ("squeeze_excite", "eca", "channel", "spatial", "cbam")
-"""What the argument `attention` of a convolutional network held, when it was what is now `gate`."""
+"""Values of the argument `attention` of a convolutional network when it was what is now `gate`."""
 
 ATTENTIONS = {"plain": "full", "flash": "flash"}
-"""What the argument `attend` of a network held, to the `attention` that it is now."""
+"""Values of the former argument `attend` of a network, to the `attention` of today."""
 
 TRANSFORMERS = ("transformer_encoder", "transformer_decoder", "transformer")
 """Models whose arguments `positions` and `max_length` are now one `position`."""

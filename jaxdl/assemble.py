@@ -47,7 +47,7 @@ class Plan(NamedTuple):
     parts: registry.Parts
     splits: dict[str, Split]
     streams: dict[str, TrainStream]
-    """What a training batch is made of; the main stream is that of the split `train`."""
+    """Streams of a training batch by name; the main one is that of the split `train`."""
     steps: int
     to_steps: Callable[[int | str], int]
     schedule: optax.Schedule
@@ -56,7 +56,7 @@ class Plan(NamedTuple):
     model: Model
     """The network alone, on prepared batches; what it computes in is that of the last phase."""
     prepare: Callable[[Batch], Batch]
-    """What preprocessing makes of a batch as it is stored."""
+    """Preprocessing of a batch as it is stored."""
     tx: optax.GradientTransformationExtraArgs
     phases: tuple[tuple[int, Step], ...]
     """Steps of training, and the number of the step from which each is used."""
@@ -75,7 +75,7 @@ class Plan(NamedTuple):
     """Key of the batch that the objective learns."""
     target: Target
     unit: str
-    """What logits and metrics are of: each 'example', 'pixel' or 'token'."""
+    """Unit of logits and metrics: 'example', 'pixel' or 'token'."""
 
     @property
     def step(self) -> Step:
@@ -253,7 +253,12 @@ def durations(config: Config, examples: int) -> tuple[int, Callable[[int | str],
         raise UserError(f"config.duration '{config.duration}' is less than one step")
     if steps >= 2**31:  # they are counted in int32
         raise UserError(f"config.duration '{config.duration}' is {steps:.3g} steps, too many")
-    return steps, functools.partial(to_steps, total=steps, **sizes)
+    in_steps = functools.partial(to_steps, total=steps, **sizes)
+    for field in ("evaluation", "checkpoint", "log"):
+        every = getattr(config, field).every
+        if in_steps(every) < 1:
+            raise UserError(f"config.{field}.every '{every}' is less than one step")
+    return steps, in_steps
 
 
 def learning_rate(

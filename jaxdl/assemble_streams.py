@@ -1,15 +1,12 @@
 """Streams of a config: further sources opened, and every stream with its sampler."""
 
-import contextlib
-from collections.abc import Iterator
-
 from jaxdl import registry
 from jaxdl.checks import check_stream, reads_index
 from jaxdl.config import Config
 from jaxdl.data.split import Split, open_split
 from jaxdl.data.streams import MAIN, TrainStream, sampler_of
 from jaxdl.data.subset import subset_of
-from jaxdl.errors import UserError
+from jaxdl.errors import at
 from jaxdl.held import GIB
 from jaxdl.objectives.base import StreamTransforms
 
@@ -27,18 +24,9 @@ def with_streams(
     further = {}
     for name in config.data.streams:
         if f"streams.{name}" not in splits:
-            with _at(f"config.data.streams.{name}"):
+            with at(f"config.data.streams.{name}"):
                 further[f"streams.{name}"] = _opened(config, parts, name, splits["train"])
     return splits | further
-
-
-@contextlib.contextmanager
-def _at(path: str) -> Iterator[None]:
-    """Begin what is refused inside with the path of what it is about."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
 
 
 def _opened(config: Config, parts: registry.Parts, name: str, train: Split) -> Split:
@@ -73,7 +61,7 @@ def train_streams(
             path, key = f"data.streams.{name}", f"streams.{name}"
             size = config.data.streams[name].batch_size
             check_stream(config, name, splits[key], splits["train"])
-        with _at(f"config.{path}"):
+        with at(f"config.{path}"):
             split = splits[key].with_numbers() if numbered else splits[key]
             sampler = sampler_of(parts.one(f"{path}.sampler"), splits[key])
             fixed, size = bool(name and size), size or config.data.batch_size

@@ -19,7 +19,7 @@ RESERVED = ("train", "train_eval", "generalization_gap")
 """Names in the metric log that are of no evaluation split."""
 PIPELINES = ("gpipe", "one_f_one_b")
 BATCH_KEYS = ("image", "label", "tokens", "source", "mask", "mixed_label", "lam", "index")
-"""What the arrays of a batch are called; see `types.py`."""
+"""Keys of the arrays of a batch; see `types.py`."""
 
 
 def check(config: Config) -> registry.Parts:

@@ -1,13 +1,16 @@
 """Configs from files and back: Python files, JSON, and a few lines for a reader."""
 
+import copy
 import dataclasses
 import importlib.util
 import inspect
 import json
+import re
 import traceback
+import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -165,14 +168,61 @@ def from_dict(tree: Mapping[str, Any], where: str = "config") -> Config:
     try:
         config = msgspec.convert(tree, Config)
     except msgspec.ValidationError as error:
-        raise UserError(f"{where}: {_at_path(error)}") from error
+        raise UserError(f"{where}: {_in_words(error, tree)}") from error
     return _revive(config)
 
 
-def _at_path(error: Exception) -> str:
+def _in_words(error: Exception, tree: Mapping[str, Any]) -> str:
+    """The message with its place, the key of a dict and the choices that msgspec leaves out."""
     message, _, path = str(error).partition(" - at ")
     message = message[:1].lower() + message[1:]
-    return f"{path.strip('`').replace('$', 'config', 1)}: {message}" if path else message
+    if not path:
+        return message
+    keys = _keys(path.strip("`").removeprefix("$"), tree)
+    if name := re.fullmatch("invalid enum value '(.*)'", message):
+        message = f"'{name[1]}' is not a choice: {choices(name[1], _literals(keys))}"
+    where = "".join(f"[{key}]" if key.isdigit() else f".{key}" for key in keys)
+    return f"config{where}: {message}"
+
+
+def _keys(path: str, tree: Any) -> list[str]:
+    """Keys of a path such as `.data.streams[...].labels`: msgspec names no key of a dict."""
+    keys: list[str] = []
+    for key in re.findall(r"[^.\[\]]+|\.\.\.", path):
+        if key == "...":
+            key = next((k for k in _at(tree, keys) if _refused_alone(tree, keys, k)), key)
+        keys.append(key)
+    return keys
+
+
+def _at(tree: Any, keys: Iterable[str]) -> Any:
+    for key in keys:
+        tree = tree[int(key) if isinstance(tree, list) else key]
+    return tree
+
+
+def _refused_alone(tree: Any, keys: list[str], key: str) -> bool:
+    """True if the config is refused when its dict at `keys` has `key` alone."""
+    alone = copy.deepcopy(tree)
+    inside = _at(alone, keys)
+    for other in set(inside) - {key}:
+        del inside[other]
+    try:
+        msgspec.convert(alone, Config)
+    except msgspec.ValidationError as error:
+        return "[...]" in str(error)
+    return False
+
+
+def _literals(keys: Iterable[str]) -> list[str]:
+    """The texts that a field may be, by the path of the field."""
+    annotation: Any = Config
+    for key in keys:
+        inner = dataclass_of(annotation)
+        fields = {f.name: f.type for f in dataclasses.fields(inner)} if inner else {}
+        annotation = fields.get(key) or element_of(annotation)
+    args = (annotation, *typing.get_args(annotation))
+    return [x for a in args if typing.get_origin(a) is Literal for x in typing.get_args(a)]
 
 
 def _refuse_unknown(cls: type, tree: Mapping[str, Any], path: str) -> None:

@@ -1,7 +1,8 @@
 """Errors of a user, in one line: the culprit, its place, and the valid choices."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 LONGEST = 2000
 """Characters of a message."""
@@ -18,6 +19,24 @@ class UserError(Exception):
         if len(message) > LONGEST:
             message = f"{message[: LONGEST - 300]} ... {message[-200:]}"
         super().__init__("".join(c if c.isprintable() or c == "\n" else _spelt(c) for c in message))
+
+
+class SplitError(UserError):
+    """A split that a source does not have, or whose slice does not fit; its field is not known."""
+
+
+@contextlib.contextmanager
+def at(path: str, kind: type[UserError] = UserError) -> Iterator[None]:
+    """Begin the message of what is refused inside with the path of the field that it is about.
+
+    Args:
+        path: such as 'config.data.validation'.
+        kind: of the errors that are about this field.
+    """
+    try:
+        yield
+    except kind as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def _spelt(character: str) -> str:

@@ -14,7 +14,7 @@ from jaxdl.data.pipeline import Split, open_split
 from jaxdl.data.sampler import Order, stream_seed
 from jaxdl.data.streams import sampler_of
 from jaxdl.data.subset import subset_of
-from jaxdl.errors import UserError
+from jaxdl.errors import SplitError, UserError, at
 from jaxdl.metrics.base import Metric, on_target
 from jaxdl.types import Objective
 
@@ -27,7 +27,7 @@ class Measured(NamedTuple):
     """An evaluation split at work."""
 
     objective: Objective
-    """Whose `predict` prepares batches as the split asks for it."""
+    """The objective; its `predict` prepares batches as the split asks."""
     metrics: dict[str, Metric]
     when: str
     """'training' or 'end'"""
@@ -58,13 +58,15 @@ def open_splits(
         source = parts.one(f"{where}.source") or parts.one("data.source")
         subset = parts.one(f"{where}.subset") if role == "train" or where != "data" else None
         build = functools.partial(_build, source)
-        splits[role] = open_split(
-            build,
-            own.split,
-            num_classes=num_classes,
-            subset=subset_of(subset, config.seed) if subset else None,
-            **settings,
-        )
+        field = f"{where}.split" if role in config.evaluation.splits else f"data.{role}"
+        with at(f"config.{field}", SplitError):
+            splits[role] = open_split(
+                build,
+                own.split,
+                num_classes=num_classes,
+                subset=subset_of(subset, config.seed) if subset else None,
+                **settings,
+            )
         first = next(iter(splits.values()))
         num_classes = first.num_classes
         if num_classes is None and not first.targets:

@@ -23,7 +23,7 @@ class NetworkSpec(NamedTuple):
 
     model: Part
     source: str
-    """What gives its weights, as `init_from` reads it."""
+    """Source of its weights, as `init_from` reads it."""
     num_classes: int | None
     """Of its own training, where a run says so."""
 

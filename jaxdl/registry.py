@@ -81,7 +81,7 @@ class Entry:
     build: Callable[..., Any]
     module: str
     metadata: dict[str, Any]
-    """What is known of it besides: of a model, `image`, the input shape it was made for."""
+    """Further facts: of a model, `image`, the input shape it was made for."""
 
     @property
     def summary(self) -> str:

@@ -12,7 +12,6 @@ import numpy as np
 
 from jaxdl import tree
 from jaxdl.assemble import Plan, assemble
-from jaxdl.checks import unread_streams
 from jaxdl.cluster import hosts
 from jaxdl.cluster.signals import Interrupted, Stop, Stopping, stop_signals
 from jaxdl.cluster.watchdog import watchdog
@@ -25,6 +24,7 @@ from jaxdl.errors import UserError
 from jaxdl.evaluation import ROWS, final_roles, with_rows
 from jaxdl.init_from import read_beginning
 from jaxdl.judging import score
+from jaxdl.notices import notices
 from jaxdl.perf.memory import explained, placed, ran_out
 from jaxdl.report import write_report
 from jaxdl.rundir import directory
@@ -368,8 +368,8 @@ def _introduce(session: Session, state: TrainState, changes: list[str]) -> None:
     print(f"jaxdl  {config.model.name}, {tree.count(state.params):,} parameters")
     print(summary(config))
     print(f"  {'examples':<15} {sizes}")
-    for name in unread_streams(config):
-        print(f"  stream '{name}' changes nothing: no objective or regularizer names it")
+    for line in notices(config, plan, state):
+        print(f"  {line}")
     print(f"  {'devices':<15} {plan.mesh.size} x {jax.devices()[0].device_kind}")
     if plan.mesh.size > 1:
         sizes = " x ".join(f"{axis} {n}" for axis, n in plan.mesh.shape.items() if n > 1)

@@ -34,7 +34,7 @@ ROWS = [
     ["held", "networks"],
     ["assemble_streams"],
     ["assemble"],
-    ["init_from", "evaluation"],
+    ["init_from", "evaluation", "notices"],
     ["session"],
     ["loaded"],
     ["perf"],

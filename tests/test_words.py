@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import itertools
 import re
 import typing
 
@@ -120,6 +121,15 @@ def test_an_old_config_is_read_in_the_names_of_today():
     assert tree["gradient"] == {"taker": {"name": "plain", "args": {}}}, "the argument was changed"
 
 
+def docstrings_of_names(node):
+    """The strings that stand below an assignment or a field."""
+    body = getattr(node, "body", None)
+    for above, below in itertools.pairwise(body if isinstance(body, list) else []):
+        is_named = isinstance(above, ast.Assign | ast.AnnAssign) and isinstance(below, ast.Expr)
+        if is_named and isinstance(below.value, ast.Constant):
+            yield str(below.value.value).strip()
+
+
 VAGUE = {"What", "Who", "Whose", "Whom", "Whether", "Where", "When", "How", "Which", "That", "Why"}
 
 
@@ -128,8 +138,8 @@ def test_a_docstring_begins_with_the_thing_or_the_verb(file):
     tree = ast.parse(file.read_text())
     kinds = ast.Module | ast.FunctionDef | ast.ClassDef
     for node in ast.walk(tree):
-        text = ast.get_docstring(node) if isinstance(node, kinds) else None
-        if text:
+        texts = [ast.get_docstring(node)] if isinstance(node, kinds) else []
+        for text in filter(None, [*texts, *docstrings_of_names(node)]):
             first = re.match(r"\w+", text)
             assert not first or first[0] not in VAGUE, f"{getattr(node, 'name', '')}: {text[:70]}"
     assert not re.search(r"\bis no (?!longer|more\b)", file.read_text())

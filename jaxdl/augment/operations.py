@@ -35,7 +35,7 @@ class Row(NamedTuple):
     table: np.ndarray = intensity.LEVELS
     """(256,): what becomes of a grey level, where that does not depend on the image."""
     kind: int = PLAIN
-    """What else is done."""
+    """Operations besides."""
     factor: float = 1.0
     """Of a blend."""
 

@@ -16,7 +16,7 @@ from jaxdl.types import VOID, Array, Batch
 
 UNIT = 1 << 16
 IDENTITY = np.array([UNIT, 0, UNIT // 2, 0, UNIT, UNIT // 2], np.int32)
-"""What leaves every pixel where it is."""
+"""Matrix of the identity: every pixel stays where it is."""
 
 
 def to_fixed(coefficients: Array | np.ndarray) -> Array | np.ndarray:

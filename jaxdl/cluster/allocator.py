@@ -15,7 +15,7 @@ MADV_HUGEPAGE = 14  # mmap.MADV_HUGEPAGE is there only where Python was built wi
 
 
 ACCELERATORS = ("dev/nvidia[0-9]*", "dev/accel[0-9]*", "dev/vfio/[0-9]*")
-"""What the drivers of GPUs and TPUs leave below the root of a file system."""
+"""Files that the drivers of GPUs and TPUs create, from the root of a file system."""
 
 
 def keep_memory() -> bool:

@@ -16,8 +16,8 @@ FORMATS = {
     "PNG": (".png",), "JPEG": (".jpg", ".jpeg"), "BMP": (".bmp",), "GIF": (".gif",),
     "TIFF": (".tif", ".tiff"), "WEBP": (".webp",), "PPM": (".ppm", ".pgm"),
 }  # fmt: skip
-"""What Pillow may take a file for, and the suffixes of each. It knows others, one of which starts
-a program (EPS)."""
+"""Formats that Pillow may read a file as, and the suffixes of each. It knows others, one of which
+starts a program (EPS)."""
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 MOST_PIXELS = 2**26
 """A file of some kilobytes may expand to any number of them."""

@@ -17,7 +17,7 @@ from jaxdl.data.source import Source
 from jaxdl.data.split_spec import names, resolve, select
 from jaxdl.data.tfds_source import prepared
 from jaxdl.data.tokenizers import SPECIAL, START, Tokenize, learnt, word_tokenizer
-from jaxdl.errors import UserError, choices
+from jaxdl.errors import SplitError, UserError, choices
 from jaxdl.registry import register
 from jaxdl.types import END, PADDING
 
@@ -116,7 +116,7 @@ def _texts(
             raise UserError(f"data set '{dataset}' has no language '{language}': {hint}")
     if split not in builder.info.splits:
         hint = choices(split, builder.info.splits)
-        raise UserError(f"unknown split '{split}' of data set '{dataset}': {hint}")
+        raise SplitError(f"unknown split '{split}' of data set '{dataset}': {hint}")
     return [
         (record[source].decode(), record[target].decode())
         for record in builder.as_data_source(split=split)

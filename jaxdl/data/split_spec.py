@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jaxdl.errors import UserError, choices
+from jaxdl.errors import SplitError, choices
 
 _BOUND = r"-?\d[\d_]*(?:\.\d+)?%?"
 _SPLIT = re.compile(rf"([\w-]+)(?:\[({_BOUND})?:({_BOUND})?\])?")
@@ -23,7 +23,7 @@ def resolve(split: str, sizes: Mapping[str, int]) -> list[tuple[str, int, int]]:
         sizes: number of examples by name.
 
     Raises:
-        UserError: bad grammar, unknown name, or bounds outside the examples there are.
+        SplitError: bad grammar, unknown name, or bounds outside the examples there are.
     """
     return [_term(term.strip(), sizes) for term in split.split("+")]
 
@@ -42,14 +42,14 @@ def select(split: str, indices: Mapping[str, np.ndarray]) -> np.ndarray:
 def _term(term: str, sizes: Mapping[str, int]) -> tuple[str, int, int]:
     match = _SPLIT.fullmatch(term)
     if not match or "[:]" in term:
-        raise UserError(
+        raise SplitError(
             f"'{term}' is not a split: write 'name', 'name[10%:80%]', 'name[:500]' or 'name[-100:]'"
         )
     name, *bounds = match.groups()
     if name not in sizes:
         only_all = "all there is is 'all', to be sliced as in 'all[:80%]'"
         hint = only_all if list(sizes) == ["all"] else choices(name, sizes)
-        raise UserError(f"unknown split '{name}': {hint}")
+        raise SplitError(f"unknown split '{name}': {hint}")
     n = sizes[name]
     start, stop = (_position(b, d, n, term) for b, d in zip(bounds, (0, n), strict=True))
     return name, start, stop
@@ -61,12 +61,12 @@ def _position(bound: str | None, default: int, n: int, term: str) -> int:
     if bound.endswith("%"):
         percent = float(bound[:-1])
         if abs(percent) > 100:
-            raise UserError(f"split '{term}': {bound} is more than there is")
+            raise SplitError(f"split '{term}': {bound} is more than there is")
         position = round(percent * n / 100.0)
     elif "." in bound:
-        raise UserError(f"split '{term}': {bound} is not a whole number of examples")
+        raise SplitError(f"split '{term}': {bound} is not a whole number of examples")
     else:
         position = int(bound)
     if abs(position) > n:
-        raise UserError(f"split '{term}': {bound} lies outside the {n} examples there are")
+        raise SplitError(f"split '{term}': {bound} lies outside the {n} examples there are")
     return position + n if position < 0 else position

@@ -20,7 +20,7 @@ from PIL import Image
 from jaxdl.config import Count
 from jaxdl.data.images import Side, fit
 from jaxdl.data.source import Source
-from jaxdl.errors import UserError, choices
+from jaxdl.errors import SplitError, UserError, choices
 from jaxdl.registry import register
 from jaxdl.types import VOID
 
@@ -99,7 +99,7 @@ def tfds_source(
         data = builder.as_data_source(split=split)
     except (ValueError, NotImplementedError) as error:
         names, reason = ", ".join(builder.info.splits), str(error).splitlines()[0]
-        raise UserError(f"data set '{dataset}' has {names}, not '{split}': {reason}") from error
+        raise SplitError(f"data set '{dataset}' has {names}, not '{split}': {reason}") from error
     try:
         is_empty = len(data) == 0
     except ValueError:  # TFDS gives a slice that ends before it begins a negative length

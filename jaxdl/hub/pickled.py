@@ -18,7 +18,7 @@ from jaxdl.errors import UserError
 MAX_OPCODES = 300_000  # a tensor takes about 30
 
 Names = Mapping[str, Callable[[tuple], Any] | None]
-"""What a pickle may mention, such as 'collections.OrderedDict': a function of the tuple of
+"""Names that a pickle may mention, such as 'collections.OrderedDict': a function of the tuple of
 arguments where it may be called, None where it may not."""
 
 

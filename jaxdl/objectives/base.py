@@ -38,7 +38,7 @@ class Model(NamedTuple):
     freeze_norms: bool = False
     """Batch norms read their running statistics in training too, and keep them."""
     dropout: Drop = elementwise
-    """What dropout layers do."""
+    """Function that every dropout layer applies."""
     remat: Policy | None = None
     """Blocks are computed again in the backward pass."""
     float32: str | None = None

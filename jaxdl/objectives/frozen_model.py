@@ -40,4 +40,4 @@ class FrozenModel(NamedTuple):
 
 
 Frozen = Annotated[FrozenModel, Network()]
-"""How a builder annotates an argument that names a frozen network."""
+"""Annotation of a builder for an argument that names a frozen network."""

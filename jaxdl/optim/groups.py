@@ -8,7 +8,7 @@ https://arxiv.org/abs/2106.08254. Layers nearer the input get the lower rate.
 """
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -102,6 +102,18 @@ def partitioned(
     return optax.partition(dict(zip(names, groups.values(), strict=True)) | {"rest": rest}, labels)
 
 
+def _some_left(pattern: str, mask: Callable[[PyTree], PyTree]) -> Callable[[PyTree], PyTree]:
+    """The mask of frozen leaves, refused where nothing is left to train."""
+
+    def checked(params: PyTree) -> PyTree:
+        frozen = mask(params)
+        if all(jax.tree.leaves(frozen)):
+            raise UserError(f"config.freeze='{pattern}' matches every parameter: none would train")
+        return frozen
+
+    return checked
+
+
 def grouped(
     optimizer: optax.GradientTransformation,
     *,
@@ -124,7 +136,7 @@ def grouped(
     """
     optimizer = optax.with_extra_args_support(optimizer)
     if freeze is not None:
-        stays = chosen("config.freeze", freeze)
+        stays = _some_left(freeze, chosen("config.freeze", freeze))
         moves = lambda params: jax.tree.map(operator.not_, stays(params))
         optimizer = optax.chain(
             optax.masked(optimizer, moves), optax.masked(optax.set_to_zero(), stays)

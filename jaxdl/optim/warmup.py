@@ -13,7 +13,7 @@ import optax
 from jaxdl.errors import UserError
 
 Drop = Annotated[float, msgspec.Meta(gt=0, le=1)]
-"""What is left of a rate after a drop of it."""
+"""Factor by which a drop multiplies the rate."""
 
 
 def ramp(warmup: int, total_steps: int) -> optax.Schedule:

@@ -17,7 +17,7 @@ from jaxdl.errors import UserError
 from jaxdl.perf.table import aligned
 
 KEY = ("model", "mode", "image", "batch_size", "dtype", "devices")
-"""What two results must agree in to be compared."""
+"""Entries in which two results must agree to be compared."""
 SAMPLES = 2000
 
 

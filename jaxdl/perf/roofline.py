@@ -196,7 +196,7 @@ class Chip(NamedTuple):
 
     name: str
     kinds: tuple[str, ...]
-    """What JAX calls it."""
+    """Its kind, as JAX names it."""
     flops: float
     """bfloat16 FLOP/s, without sparsity."""
     memory: float

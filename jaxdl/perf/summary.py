@@ -21,7 +21,7 @@ from jaxdl.perf.table import aligned, amount
 from jaxdl.types import PyTree
 
 IMAGE = (224, 224, 3)
-"""Where neither the caller nor the model says what goes in."""
+"""Input shape where neither the caller nor the model gives one."""
 
 Spec = jax.ShapeDtypeStruct
 

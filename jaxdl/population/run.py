@@ -17,6 +17,7 @@ from jaxdl.data.fingerprint import Fingerprint
 from jaxdl.errors import UserError
 from jaxdl.evaluation import ROWS, final_roles, with_rows
 from jaxdl.init_from import read_beginning
+from jaxdl.notices import notices
 from jaxdl.perf.memory import ran_out
 from jaxdl.population.members import check, members_of, standing, table
 from jaxdl.population.session import Population
@@ -91,6 +92,8 @@ def _introduce(population: "Population", state: TrainState) -> None:
         print(f"  {member.name}  seed {member.config.seed}  {values}".rstrip())
     for line in population.begin.lines if population.begin else ():
         print(f"  begins with {line}")
+    for line in notices(population.members[0].config, plan, state):
+        print(f"  {line}")
     print(f"  steps {plan.steps:,}, {population.step_of(state):,} of them done", flush=True)
 
 

@@ -1,0 +1,96 @@
+"""Notices at the start of a run: options that change nothing in it, a line for each."""
+
+from collections.abc import Iterator
+
+import jax
+
+from jaxdl import tree
+from jaxdl.assemble import Plan
+from jaxdl.checks import unread_streams
+from jaxdl.config import Config
+from jaxdl.train.state import TrainState
+from jaxdl.types import Array, Batch, PyTree
+
+
+def notices(config: Config, plan: Plan, state: TrainState) -> list[str]:
+    """Options that have no effect, a line for each with the reason.
+
+    Args:
+        config: of the run.
+        plan: made of it.
+        state: of the run, arrays or their shapes.
+    """
+    lines = [
+        f"stream '{name}' changes nothing: no objective or regularizer names it"
+        for name in unread_streams(config)
+    ]
+    if config.mesh.tensor > 1 and not _is_split(state.params.get("backbone", state.params)):
+        lines.append(
+            f"config.mesh.tensor splits no layer of the backbone of model '{config.model.name}': "
+            "the devices of a group repeat its work"
+        )
+    for option, why in (*_of_config(config), *_of_network(config, plan, state)):
+        lines.append(f"config.{option} changes nothing: {why}")
+    return lines
+
+
+def _of_config(config: Config) -> Iterator[tuple[str, str]]:
+    evaluation, gradient = config.evaluation, config.gradient
+    if evaluation.norm_batches and config.average is None:
+        yield "evaluation.norm_batches", "config.average keeps no averaged weights"
+    elif evaluation.norm_batches and not evaluation.average:
+        yield "evaluation.norm_batches", "config.evaluation.average is false"
+    if config.average is not None and not evaluation.average:
+        yield "average", "config.evaluation.average is false; the averaged weights are only saved"
+    if gradient.rollback and not gradient.skip_nonfinite:
+        yield "gradient.rollback", "config.gradient.skip_nonfinite is false, so nothing is counted"
+    if config.layer_decay == 1:
+        yield "layer_decay", "1 is the factor of every layer"
+    for pattern, factor in config.lr_multipliers.items():
+        if factor == 1:
+            yield f"lr_multipliers['{pattern}']", "its factor is 1"
+
+
+def _of_network(config: Config, plan: Plan, state: TrainState) -> Iterator[tuple[str, str]]:
+    has_statistics = "batch_stats" in state.variables
+    if not has_statistics:
+        why = f"model '{config.model.name}' has no batch norms"
+        if config.freeze_norms:
+            yield "freeze_norms", why
+        if not config.sync_norms:
+            yield "sync_norms", why
+        if config.evaluation.norm_batches and config.average and config.evaluation.average:
+            yield "evaluation.norm_batches", why
+    if config.freeze:
+        frozen = tree.select(state.params, config.freeze)
+        for pattern in config.lr_multipliers:
+            of_pattern = tree.select(state.params, pattern)
+            pairs = zip(*map(jax.tree.leaves, (frozen, of_pattern)), strict=True)
+            if all(is_frozen for is_frozen, is_its in pairs if is_its):
+                yield f"lr_multipliers['{pattern}']", "config.freeze holds all that it matches"
+    samples = [p.name for p in config.evaluation.predictors if p.name == "mc_dropout"]
+    if (config.dropout or samples) and not draws(plan):
+        why = f"nothing drops in model '{config.model.name}' as it is: see its arguments"
+        if config.dropout:
+            yield "dropout", why
+        if samples:
+            yield "evaluation.predictors: 'mc_dropout'", why
+
+
+def _is_split(params: PyTree) -> bool:
+    specs = [getattr(leaf.sharding, "spec", ()) for leaf in jax.tree.leaves(params)]
+    axes = [axis for spec in specs for axis in spec if axis]
+    return any("tensor" in (axis if isinstance(axis, tuple) else (axis,)) for axis in axes)
+
+
+def draws(plan: Plan) -> bool:
+    """True if a prediction with a key depends on it: something in the network drops."""
+    state = plan.abstract_state(0)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+
+    def predict(params: PyTree, variables: PyTree, batch: Batch, key: Array) -> dict[str, Array]:
+        return plan.model.predict(params, variables, plan.prepare(batch), key)
+
+    jaxpr = jax.make_jaxpr(predict)(state.params, state.variables, plan.batch_spec(2), key).jaxpr
+    drawn_from = jaxpr.invars[-1]
+    return any(drawn_from in equation.invars for equation in jaxpr.eqns)

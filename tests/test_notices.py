@@ -1,0 +1,115 @@
+"""Options that change nothing are answered in one line; the same options at work say nothing."""
+
+import jax
+import pytest
+from conftest import ROOT
+
+from jaxdl.assemble import assemble
+from jaxdl.config import Config, Data, part
+from jaxdl.config_file import load
+from jaxdl.errors import UserError
+from jaxdl.main import main
+from jaxdl.notices import notices
+from jaxdl.override import override
+
+BASE = Config(data=Data(batch_size=16), model=part("mlp", widths=[8]), duration="4 steps")
+DROPS = [("model.drop_rate", "0.5")]
+CNN = [("model", "cnn"), ("model.widths", "[4]")]
+AVERAGE = [("average", "ema")]
+TENSOR = [("mesh.tensor", "2")]
+
+# The option as it does nothing, what the line says, and the option at work.
+CASES = {
+    "evaluation.norm_batches": ([], "keeps no averaged weights", [*CNN, *AVERAGE]),
+    "norm_batches of raw weights": (
+        [*CNN, *AVERAGE, ("evaluation.average", "false")], "evaluation.average is false",
+        [*CNN, *AVERAGE],
+    ),
+    "norm_batches without norms": (AVERAGE, "no batch norms", [*CNN, *AVERAGE]),
+    "average": ([*AVERAGE, ("evaluation.average", "false")], "only saved", AVERAGE),
+    "gradient.rollback": ([("gradient.skip_nonfinite", "false")], "skip_nonfinite", []),
+    "layer_decay": ([("layer_decay", "1")], "1 is the factor", [("layer_decay", "0.9")]),
+    "lr_multipliers": (
+        [("lr_multipliers", '{"head/.*": 1}')], "its factor is 1",
+        [("lr_multipliers", '{"head/.*": 2}')],
+    ),
+    "lr_multipliers of what is frozen": (
+        [("freeze", "head/.*"), ("lr_multipliers", '{"head/.*": 2}')], "config.freeze holds all",
+        [("freeze", "head/.*"), ("lr_multipliers", '{"backbone/.*": 2}')],
+    ),
+    "freeze_norms": ([], "no batch norms", CNN),
+    "sync_norms": ([("sync_norms", "false")], "no batch norms", [*CNN, ("sync_norms", "false")]),
+    "dropout": ([], "nothing drops in model 'mlp'", DROPS),
+    "mc_dropout": ([], "nothing drops in model 'mlp'", DROPS),
+    "mesh.tensor": ([*CNN, *TENSOR], "splits no layer of the backbone of model 'cnn'", [
+        ("model", "vit_tiny_patch16_224"), ("model.patch_size", "2"), *TENSOR,
+    ]),
+}  # fmt: skip
+ALWAYS = {
+    "evaluation.norm_batches": [("evaluation.norm_batches", "2")],
+    "norm_batches of raw weights": [("evaluation.norm_batches", "2")],
+    "norm_batches without norms": [("evaluation.norm_batches", "2")],
+    "gradient.rollback": [("gradient.rollback", "1")],
+    "freeze_norms": [("freeze_norms", "true")],
+    "dropout": [("dropout", "gaussian")],
+    "mc_dropout": [("evaluation.predictors", "mc_dropout")],
+}
+
+
+def lines(config):
+    plan = assemble(config)
+    return notices(config, plan, plan.abstract_state(0))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_option_without_an_effect_has_its_line(name):
+    idle, says, at_work = CASES[name]
+    always = ALWAYS.get(name, [])
+    said = lines(override(BASE, [*idle, *always]))
+    assert any(says in line for line in said), said
+    assert not any(says in line for line in lines(override(BASE, [*at_work, *always])))
+
+
+@pytest.mark.parametrize("name", [p.stem for p in sorted((ROOT / "configs").glob("*.py"))])
+def test_shipped_configs_have_none(name):
+    config = load(name)
+    if config.data.source.name == "tfds":
+        pytest.skip("TFDS_DATA_DIR names no prepared data sets")
+    plan = assemble(config, mesh=jax.make_mesh((1, 1, 1, 1), ("data", "fsdp", "tensor", "stage")))
+    assert notices(config, plan, plan.abstract_state(0)) == []
+
+
+def test_a_run_prints_it(tmp_path, capsys):
+    run = ["--config", "cnn", "--config.model=mlp", "--config.data.batch_size=16"]
+    run += ["--config.duration=1", "--config.log.sinks=", "--config.layer_decay=1"]
+    assert main([*run, "--workdir", str(tmp_path)]) == 0
+    assert "  config.layer_decay changes nothing: 1 is" in capsys.readouterr().out
+
+
+def test_what_would_leave_nothing_to_do_is_refused():
+    with pytest.raises(UserError, match="config.freeze='.*' matches every parameter"):
+        lines(override(BASE, [("freeze", ".*")]))
+    with pytest.raises(UserError, match="config.log.every '0 steps' is less than one step"):
+        lines(override(BASE, [("log.every", "0 steps")]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            [("evaluation.mode", "maxx")],
+            "evaluation.mode: 'maxx' is not a choice: did you mean 'max'",
+        ),
+        (
+            [("evaluation.splits.a.when", "now")],
+            "splits.a.when: 'now' is not a choice: choices: end",
+        ),
+        ([("data.validation", "no")], "config.data.validation: unknown split 'no': choices: test"),
+        ([("evaluation.splits.a.split", "no")], "config.evaluation.splits.a.split: unknown split"),
+        ([("data.streams.b.labels", "true"), ("data.streams.u.labels", "3")], "streams.u.labels: "),
+        ([("data.streams.u.split", "no")], "config.data.streams.u: unknown split 'no'"),
+    ],
+)
+def test_what_is_refused_is_named_by_its_field(changes, says):
+    with pytest.raises(UserError, match=says.replace("(", r"\(")):
+        lines(override(BASE, changes))
