@@ -6,7 +6,8 @@ import re
 from jaxdl.errors import UserError
 
 _DURATION = re.compile(
-    r"\s*([0-9]+(?:\.[0-9]*)?(?:e[+-]?[0-9]+)?)\s*(%|percent|steps?|epochs?|examples?)?\s*$"
+    r"\s*\+?([0-9]+(?:\.[0-9]*)?(?:e[+-]?[0-9]+)?|\.[0-9]+(?:e[+-]?[0-9]+)?)\s*"
+    r"(%|percent|steps?|epochs?|examples?)?\s*$"
 )
 
 
@@ -35,5 +36,7 @@ def to_steps(
         steps = amount
     else:
         steps = amount * (examples if unit == "epoch" else 1) / batch_size
+    if not math.isfinite(steps):
+        raise UserError(f"'{duration}' is too long")
     # 1e-9 absorbs the rounding of fractions: 0.7 epochs of 1000 examples are 70 steps of 10.
     return max(0, math.ceil(steps - 1e-9))

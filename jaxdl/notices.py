@@ -3,13 +3,15 @@
 from collections.abc import Iterator
 
 import jax
+import numpy as np
 
 from jaxdl import tree
 from jaxdl.assemble import Plan
 from jaxdl.checks import unread_streams
 from jaxdl.config import Config
+from jaxdl.data.split import Split
 from jaxdl.train.state import TrainState
-from jaxdl.types import Array, Batch, PyTree
+from jaxdl.types import VOID, Array, Batch, PyTree
 
 
 def notices(config: Config, plan: Plan, state: TrainState) -> list[str]:
@@ -29,9 +31,29 @@ def notices(config: Config, plan: Plan, state: TrainState) -> list[str]:
             f"config.mesh.tensor splits no layer of the backbone of model '{config.model.name}': "
             "the devices of a group repeat its work"
         )
+    lines += _of_labels(plan.splits["train"])
     for option, why in (*_of_config(config), *_of_network(config, plan, state)):
         lines.append(f"config.{option} changes nothing: {why}")
     return lines
+
+
+def _of_labels(train: Split) -> Iterator[str]:
+    """Classes without an example, of labels that are there without decoding images."""
+    label = (train.arrays or {}).get("label")
+    if train.num_classes is None or label is None or label.dtype != np.int32 or label.ndim == 2:
+        return
+    values, is_map = label.ravel(), label.ndim > 1
+    counts = np.bincount(values[values != VOID] if is_map else values, minlength=train.num_classes)
+    missing, unit = np.flatnonzero(counts == 0), "pixels" if is_map else "examples"
+    names = train.class_names or range(len(counts))
+    if len(missing) == len(counts) - 1:
+        yield f"all training {unit} are of class {names[counts.argmax()]}: nothing is to be learned"
+    elif len(missing):
+        shown = ", ".join(str(names[i]) for i in missing[:5]) + (
+            ", ..." if len(missing) > 5 else ""
+        )
+        hint = "; labels count from 0" if not train.class_names else ""
+        yield f"{len(missing)} of {len(counts)} classes have no training {unit}: {shown}{hint}"
 
 
 def _of_config(config: Config) -> Iterator[tuple[str, str]]:

@@ -140,6 +140,8 @@ def _literal(text: str, annotation: Any) -> Any:
         value = parse({"None": "null", "True": "true", "False": "false"}.get(text, text))
     except ValueError:
         value = text
+    if _NUMBER.fullmatch(text):
+        value = _number(text)
     if isinstance(value, str) and _is_tuple_of_parts(annotation):
         return _parts(value)
     if isinstance(value, str) and dataclass_of(annotation) is Part:
@@ -153,6 +155,14 @@ def _literal(text: str, annotation: Any) -> Any:
     return text if wants_text and not isinstance(value, str | dict | None) else value
 
 
+def _number(text: str) -> int | float:
+    """A number as people write it, such as .001, +0.1, 1. and 1e2; the last two are integers."""
+    if re.fullmatch("[+-]?[0-9]+", text):
+        return int(text)
+    number = float(text)
+    return int(number) if number.is_integer() and abs(number) < 2**53 else number
+
+
 def _is_tuple_of_parts(annotation: Any) -> bool:
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (types.UnionType, typing.Union):
@@ -160,6 +170,7 @@ def _is_tuple_of_parts(annotation: Any) -> bool:
     return origin is tuple and dataclass_of(inner[0]) is Part
 
 
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
 _CALL = re.compile(r"\w+\((\w+\s*=.*)?\)")
 _TOKEN = re.compile(r"""\s*("(?:[^"\\]|\\.)*"|'[^']*'|[()\[\],=]|[^()\[\],="']+)""")
 
@@ -189,6 +200,8 @@ def _value(tokens: list[str]) -> Any:
         return {"name": token, "args": dict(_items(tokens, ")", lambda: _argument(tokens)))}
     if token[0] in "\"'":
         return token[1:-1]
+    if _NUMBER.fullmatch(token):
+        return _number(token)
     try:
         return parse(token)
     except ValueError:

@@ -368,6 +368,9 @@ def _introduce(session: Session, state: TrainState, changes: list[str]) -> None:
     print(f"jaxdl  {config.model.name}, {tree.count(state.params):,} parameters")
     print(summary(config))
     print(f"  {'examples':<15} {sizes}")
+    for role, split in plan.splits.items():
+        for line in split.source.notes:
+            print(f"  {role}: {line}")
     for line in notices(config, plan, state):
         print(f"  {line}")
     print(f"  {'devices':<15} {plan.mesh.size} x {jax.devices()[0].device_kind}")

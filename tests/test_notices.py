@@ -1,11 +1,14 @@
 """Options that change nothing are answered in one line; the same options at work say nothing."""
 
+import dataclasses
+
 import jax
+import numpy as np
 import pytest
 from conftest import ROOT
 
 from jaxdl.assemble import assemble
-from jaxdl.config import Config, Data, part
+from jaxdl.config import Config, Data, Evaluation, part
 from jaxdl.config_file import load
 from jaxdl.errors import UserError
 from jaxdl.main import main
@@ -113,3 +116,42 @@ def test_what_would_leave_nothing_to_do_is_refused():
 def test_what_is_refused_is_named_by_its_field(changes, says):
     with pytest.raises(UserError, match=says.replace("(", r"\(")):
         lines(override(BASE, changes))
+
+
+def of_labels(tmp_path, label, **names):
+    image = np.zeros((*np.shape(label)[:1], 8, 8, 1), np.uint8)
+    np.savez(tmp_path / "x.npz", image=image, label=label, **names)
+    source = Data(source=part("npz", path=str(tmp_path / "x.npz")), train="all", batch_size=8)
+    data = dataclasses.replace(source, validation=None, test=None)
+    extra = {}
+    if np.ndim(label) > 1:
+        extra = {
+            "model": part("unet", width=4, depth=1),
+            "objective": part("segmentation"),
+            "evaluation": Evaluation(metrics=(part("mean_iou"),)),
+        }
+    return lines(dataclasses.replace(BASE, data=data, **extra))
+
+
+def test_classes_without_an_example_are_told(tmp_path):
+    label = np.arange(16) % 4
+    assert of_labels(tmp_path, label) == []
+    assert of_labels(tmp_path, label + 1) == [
+        "1 of 5 classes have no training examples: 0; labels count from 0"
+    ]
+    assert of_labels(tmp_path, 0 * label, class_names=["a", "b"]) == [
+        "all training examples are of class a: nothing is to be learned"
+    ]
+    mask = np.zeros((16, 8, 8), np.int64)
+    mask[:, 4:] = 128
+    (said,) = of_labels(tmp_path, mask)
+    assert said.startswith("127 of 129 classes have no training pixels: 1, 2, 3, 4, 5, ...")
+
+
+def test_masks_of_0_and_255_are_refused(tmp_path):
+    mask = np.zeros((16, 8, 8), np.int64)
+    mask[:, 4:] = 255
+    with pytest.raises(UserError, match="the masks hold 0 and 255 alone, and 255 is void"):
+        of_labels(tmp_path, mask)
+    mask[:, 0] = 1
+    assert of_labels(tmp_path, mask) == []

@@ -83,7 +83,7 @@ def awkward(folder):
     scene = np.repeat(np.linspace(250, 5, 40).astype(np.uint8)[:, None], 40, axis=1)
     colour = np.stack([scene, scene, scene], axis=-1)
     Image.fromarray(scene).save(folder / "grey.png")
-    clear = np.concatenate([colour, np.full((40, 40, 1), 9, np.uint8)], axis=-1)
+    clear = np.concatenate([colour, np.full((40, 40, 1), 255, np.uint8)], axis=-1)
     Image.fromarray(clear).save(folder / "alpha.png")
     Image.fromarray(scene.astype(np.uint16) * 257).save(folder / "deep.png")
     Image.fromarray(scene.astype(np.int32) * 257).save(folder / "deep.tif")

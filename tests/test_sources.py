@@ -211,10 +211,10 @@ def test_a_broken_image_is_named(tmp_path):
     file = io.BytesIO()
     Image.fromarray(noise).save(file, "PNG")
     broken.write_bytes(file.getvalue()[:2000])
-    with pytest.raises(UserError, match=f"cannot read the image {broken}"):
+    with pytest.raises(UserError, match=f"1 of 3 images cannot be read: {broken} "):
         opened("folder", "all", path=str(tmp_path))
     broken.write_text("no image at all")
-    with pytest.raises(UserError, match=f"cannot read the image {broken}"):
+    with pytest.raises(UserError, match=f"1 of 3 images cannot be read: {broken} "):
         opened("folder", "all", path=str(tmp_path))
     with pytest.raises(UserError, match="no folder 'nowhere'"):
         opened("folder", "all", path="nowhere")

@@ -3,9 +3,10 @@
 import dataclasses
 import math
 import os
+import re
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,10 @@ _BROKEN = (
     *(ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError),
     *(NotImplementedError, SyntaxError, TypeError, ValueError, zipfile.BadZipFile, zlib.error),
 )
+
+
+_FEATURES = {"images": "image", "labels": "label", "x": "image", "y": "label"}
+"""Key of an array in other conventions to the key of a batch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +89,9 @@ def npz(split: str, /, *, path: str) -> Source:
 
     `path` is a directory of `<split>.npz` with arrays `image`, `label` and so on; or one file with
     arrays `train_image`, `train_label`, `test_image`...; or one file with `image`, `label`, whose
-    one split is `all`. An array `class_names` in a file names the classes.
+    one split is `all`. An array `class_names` in a file names the classes. The keys of Keras
+    (`x_train`, `y_train`, ...) and MedMNIST (`train_images`, `train_labels`, `val_images`, ...) are
+    read as these; so are `images`, `labels`, `x` and `y`.
     """
     location = Path(path)
     files = sorted(location.glob("*.npz")) if location.is_dir() else [location]
@@ -97,9 +104,32 @@ def npz(split: str, /, *, path: str) -> Source:
     if len({tuple(sorted(tables[name])) for name, *_ in terms}) > 1:
         raise UserError(f"split '{split}' of '{path}' joins splits that hold different arrays")
     parts = [{k: a[i:j] for k, a in tables[name].items()} for name, i, j in terms]
-    columns = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-    class_names = [_read(file, "class_names") for file in files if "class_names" in _keys(file)]
-    return from_arrays(columns, tuple(map(str, class_names[0])) if class_names else ())
+    try:
+        columns = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    except ValueError as error:
+        raise UserError(f"split '{split}' of '{path}' joins arrays that differ: {error}") from error
+    return from_arrays(columns, _class_names(files))
+
+
+def _class_names(files: Sequence[Path]) -> tuple[str, ...]:
+    """The classes' names, which all files that have them must have in the same order."""
+    tables: dict[Path, tuple[str, ...]] = {}
+    for file in files:
+        if "class_names" in _keys(file):
+            names = _read(file, "class_names")
+            if names.ndim != 1 or not len(names):
+                raise UserError(
+                    f"{file}: 'class_names' has shape {names.shape}; it must be a list of names"
+                )
+            tables[file] = tuple(map(str, names))
+    for file, table in tables.items():
+        first = next(iter(tables))
+        if table != tables[first]:
+            raise UserError(
+                f"{file}: its classes are {', '.join(table[:5])}; those of {first} are "
+                f"{', '.join(tables[first][:5])}"
+            )
+    return next(iter(tables.values()), ())
 
 
 def _by_split(files: list[Path], named_by_file: bool) -> dict[str, dict[str, tuple[Path, str]]]:
@@ -109,16 +139,25 @@ def _by_split(files: list[Path], named_by_file: bool) -> dict[str, dict[str, tup
         keys = [key for key in _keys(file) if key != "class_names"]
         prefixed = any(key.startswith("train_") for key in keys)
         for key in keys:
-            if named_by_file:
+            if keras := re.fullmatch("([xy])_(train|valid|validation|val|test)", key):
+                feature, name = keras.groups()
+            elif named_by_file:
                 name, feature = file.stem, key
             else:
                 name, _, feature = key.partition("_") if prefixed else ("all", "", key)
-            places.setdefault(name, {})[feature] = (file, key)
+            name = "validation" if name in ("val", "valid") else name
+            ours = _FEATURES.get(feature, feature)
+            is_free = not any(other.endswith(ours) for other in keys)
+            places.setdefault(name, {})[ours if is_free else feature] = (file, key)
     return places
 
 
 def _load(places: dict[str, tuple[Path, str]]) -> dict[str, np.ndarray]:
-    return {feature: _read(file, key) for feature, (file, key) in places.items()}
+    arrays = {feature: _read(file, key) for feature, (file, key) in places.items()}
+    label = arrays.get("label")
+    if label is not None and label.shape[1:] == (1,) and label.dtype.kind in "iu":
+        arrays["label"] = label[:, 0]  # a column, as Keras and MedMNIST write class numbers
+    return arrays
 
 
 def _keys(file: Path) -> list[str]:

@@ -1,14 +1,13 @@
 """A folder of images, one folder a class."""
 
 import dataclasses
-import os
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from jaxdl.data.images import FORMATS, Side, fit, load
+from jaxdl.data.images import FORMATS, Side, files_below, fit, load, unreadable
 from jaxdl.data.sampler import permutation
 from jaxdl.data.source import Source
 from jaxdl.data.split_spec import names, resolve
@@ -32,10 +31,30 @@ class _Files:
         return len(self.files)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        image = load(self.files[index], self.channels)
+        try:
+            image = load(self.files[index], self.channels)
+        except UserError as error:
+            raise self.refused() or error from None
         if self.image_size is not None:
             image = fit(image, self.image_size)
         return {"image": image, "label": self.label[index]}
+
+    def refused(self) -> UserError | None:
+        """All files that cannot be read, in one message."""
+        damaged = unreadable(self.files, self.channels)
+        return (
+            UserError(
+                f"{len(damaged)} of {len(self.files):,} images cannot be read: {_listed(damaged)}; "
+                "mend or remove them, or leave them out by the source's on_error=skip"
+            )
+            if damaged
+            else None
+        )
+
+
+def _listed(damaged: Mapping[Path, str], most: int = 20) -> str:
+    shown = [f"{file} ({why})" for file, why in list(damaged.items())[:most]]
+    return ", ".join(shown) + (f", and {len(damaged) - most} more" if len(damaged) > most else "")
 
 
 @register("sources")
@@ -45,7 +64,8 @@ def folder(
     *,
     path: str,
     image_size: Side | None = None,
-    channels: Literal[1, 3] = 3,
+    channels: Literal[1, 3, 4] = 3,
+    on_error: Literal["refuse", "skip"] = "refuse",
 ) -> Source:
     """Images in `path/<split>/<class>/`, or in `path/<class>/` where `path/train` does not exist.
 
@@ -58,7 +78,10 @@ def folder(
         path: the folder.
         image_size: shorter side resized to this, then the centre cut out; needed where the images
             differ in size.
-        channels: 3 for colour, 1 for grey; images are read as `data.images.load` says.
+        channels: 3 for colour, 1 for grey, 4 for colour and alpha; images are read as
+            `data.images.load` says.
+        on_error: 'skip' leaves out, and counts, images that cannot be read: each is decoded once
+            to know. 'refuse' names all of them.
     """
     root = Path(path)
     if not root.is_dir():
@@ -69,21 +92,20 @@ def folder(
     if not class_names:
         raise UserError(f"'{first}' holds no folder: expected one for each class")
     listed = {n: _examples(roots[n], class_names) for n in names(split) if n in roots}
+    damaged: dict[Path, str] = {}
+    if on_error == "skip":
+        damaged = unreadable([f for found in listed.values() for f, _ in found], channels)
+        listed = {n: [e for e in found if e[0] not in damaged] for n, found in listed.items()}
+    notes = (f"{len(damaged)} images skipped: {_listed(damaged)}",) if damaged else ()
     sizes = dict.fromkeys(roots, 0) | {name: len(found) for name, found in listed.items()}
     chosen = [e for name, i, j in resolve(split, sizes) for e in listed[name][i:j]]
     label = np.array([k for _, k in chosen], np.int32)
     files = _Files([f for f, _ in chosen], label, image_size, channels)
-    return Source(files, class_names, labels=lambda: label)
+    return Source(files, class_names, labels=lambda: label, notes=notes)
 
 
 def _folders(root: Path) -> list[Path]:
     return sorted(d for d in root.iterdir() if d.is_dir() and not d.name.startswith("."))
-
-
-def _files(directory: Path) -> Iterator[Path]:
-    """Files below a directory; links to directories are not followed."""
-    for place, _, names_here in os.walk(directory):
-        yield from (Path(place, name) for name in names_here)
 
 
 def _examples(root: Path, class_names: tuple[str, ...]) -> list[tuple[Path, int]]:
@@ -93,7 +115,7 @@ def _examples(root: Path, class_names: tuple[str, ...]) -> list[tuple[Path, int]
         if directory.name not in class_names:
             hint = choices(directory.name, class_names)
             raise UserError(f"'{directory}' is not a class of the training images: {hint}")
-        files = sorted(f for f in _files(directory) if f.suffix.lower() in _SUFFIXES)
+        files = [f for f in files_below(directory) if f.suffix.lower() in _SUFFIXES]
         if not files:
             raise UserError(f"'{directory}' holds no image ({' '.join(_SUFFIXES)})")
         found += [(file, class_names.index(directory.name)) for file in files]

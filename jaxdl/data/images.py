@@ -1,6 +1,8 @@
 """Single images on the host, by Pillow: reading a file, fitting to a square."""
 
+import concurrent.futures
 import contextlib
+import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +15,9 @@ from PIL import Image, ImageOps
 from jaxdl.errors import UserError
 
 FORMATS = {
-    "PNG": (".png",), "JPEG": (".jpg", ".jpeg"), "BMP": (".bmp",), "GIF": (".gif",),
-    "TIFF": (".tif", ".tiff"), "WEBP": (".webp",), "PPM": (".ppm", ".pgm"),
+    "PNG": (".png",), "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "BMP": (".bmp",),
+    "GIF": (".gif",), "TIFF": (".tif", ".tiff"), "WEBP": (".webp",),
+    "PPM": (".ppm", ".pgm", ".pnm"),
 }  # fmt: skip
 """Formats that Pillow may read a file as, and the suffixes of each. It knows others, one of which
 starts a program (EPS)."""
@@ -31,8 +34,8 @@ Side = Annotated[int, msgspec.Meta(ge=1, le=16384)]
 def load(file: Path, channels: int) -> np.ndarray:
     """An image file as (h, w, channels) uint8; 1 channel is grey, 3 are red, green and blue.
 
-    It is turned as its EXIF orientation says. Of 16 bits the upper 8 are kept. An alpha channel is
-    dropped, as by Pillow's `convert`: transparent pixels get the colour that the file has there.
+    It is turned as its EXIF orientation says. Of 16 bits the upper 8 are kept; float pixels are
+    those of [0, 1], times 255. What is transparent is shown on white, unless alpha is asked for.
 
     Args:
         file: of one of the `FORMATS`.
@@ -51,16 +54,30 @@ def load(file: Path, channels: int) -> np.ndarray:
             upright = image
             with contextlib.suppress(Exception):  # a broken orientation is none
                 upright = ImageOps.exif_transpose(image)
-            return with_channels(np.asarray(_bytes(upright).convert(_MODES[channels])))
+            return with_channels(np.asarray(_opaque(_bytes(upright), channels)))
     except Exception as error:  # Pillow's decoders raise whatever the format's parser raises
         raise UserError(f"cannot read the image {file}: {error}") from error
 
 
 def _bytes(image: Image.Image) -> Image.Image:
-    """An image of 16 bits as one of 8, which Pillow would clip at 255; any other as it is."""
-    if not image.mode.startswith("I"):
+    """An image of 16 bits or of floats as one of 8 bits, which Pillow would clip; others as is."""
+    if image.mode[0] not in "IF":
         return image
-    return Image.fromarray((np.clip(np.asarray(image), 0, 2**16 - 1) >> 8).astype(np.uint8))
+    pixels = np.asarray(image)
+    low, high, top = pixels.min(), pixels.max(), 1 if image.mode == "F" else 2**16 - 1
+    if not (low >= 0 and high <= top):  # NaN too
+        raise ValueError(f"its pixels are {low:g} to {high:g}: expected 0 to {top}")
+    eight = np.round(pixels * 255.0) if image.mode == "F" else pixels >> 8
+    return Image.fromarray(eight.astype(np.uint8))
+
+
+def _opaque(image: Image.Image, channels: int) -> Image.Image:
+    """An image of 1 or 3 channels on white where it is transparent; of 4 with its alpha."""
+    if channels < 4 and (image.mode[-1] in "Aa" or "transparency" in image.info):
+        image = image.convert("RGBA")
+        ground = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(ground, image)
+    return image.convert(_MODES[channels])
 
 
 def as_stored(image: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
@@ -92,13 +109,43 @@ def image_files(inputs: Sequence[Path]) -> list[Path]:
         if not path.is_dir():
             files.append(path)
             continue
-        below = sorted(f for f in path.rglob("*") if f.suffix.lower() in suffixes)
+        below = [f for f in files_below(path) if f.suffix.lower() in suffixes]
         if not below:
             raise UserError(f"'{path}' holds no image ({' '.join(suffixes)})")
         files += below
     if not files:
         raise UserError("name image files, or a folder of them")
     return files
+
+
+def files_below(directory: Path) -> list[Path]:
+    """Files below a directory, sorted, without hidden ones.
+
+    A link to a folder is followed once, unless it leads to a folder around the directory.
+    """
+    files, visited = [], {str(p) for p in Path(os.path.realpath(directory)).parents}
+    for place, folders, names in os.walk(directory, followlinks=True):
+        real = os.path.realpath(place)
+        is_new = real not in visited
+        visited.add(real)
+        folders[:] = [name for name in folders if is_new and not name.startswith(".")]
+        files += [Path(place, name) for name in names if is_new and not name.startswith(".")]
+    return sorted(files)
+
+
+def unreadable(files: Sequence[Path], channels: int, threads: int = 4) -> dict[Path, str]:
+    """The files that cannot be read, each with the reason; all of them are decoded."""
+
+    def reason(file: Path) -> str | None:
+        try:
+            load(file, channels)
+        except UserError as error:
+            return str(error).partition(f"{file}: ")[2]
+        return None
+
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        reasons = pool.map(reason, files)
+    return {file: why for file, why in zip(files, reasons, strict=True) if why is not None}
 
 
 def with_channels(image: np.ndarray) -> np.ndarray:

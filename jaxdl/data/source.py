@@ -34,6 +34,7 @@ class Source:
         vocabulary: tokens there are, padding included; those of the tokenizer if it is given.
         targets: what arrays of a record ask of a network, by key, where that does not follow from
             their shapes and values; see `target.infer`.
+        notes: lines for the user, such as files that were skipped.
     """
 
     records: Records
@@ -43,6 +44,7 @@ class Source:
     tokenizer: Tokenizer | None = None
     vocabulary: int | None = None
     targets: Mapping[str, Target] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.records)

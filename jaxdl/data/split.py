@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdl.data.arrays import Columns, from_arrays
+from jaxdl.data.pixels import check_image, check_range, check_void
 from jaxdl.data.source import Source
 from jaxdl.data.target import Target, targets_of
 from jaxdl.data.tokenizers import Tokenizer
@@ -219,10 +220,13 @@ def open_split(
         arrays = _decode(opened, threads)
     else:
         arrays = None
+    if "image" in spec:
+        check_range(first["image"] if arrays is None else arrays["image"], split)
     if num_classes is None and _has_classes(spec):
         if arrays is None:
             raise UserError(f"split '{split}' is too large to count its classes: its source must")
         label = arrays["label"]
+        check_void(label, split)
         num_classes = int(label.max(initial=-1, where=(label != VOID) | (label.ndim == 1))) + 1
     some = {name: first[name][None] for name in spec} if arrays is None else arrays
     sized = dataclasses.replace(opened, num_classes=num_classes)
@@ -283,9 +287,8 @@ def _check_spec(spec: Mapping[str, jax.ShapeDtypeStruct], split: str) -> None:
     for name, one in spec.items():
         if 0 in one.shape:
             raise UserError(f"split '{split}': '{name}' has shape {one.shape}, which holds nothing")
-    if "image" in spec and len(spec["image"].shape) != 3:
-        shape = ("n", *spec["image"].shape)
-        raise UserError(f"split '{split}': 'image' has shape {shape}; it must be (n, h, w, c)")
+    if "image" in spec:
+        check_image(spec["image"], split)
     shape = spec["label"].shape if "label" in spec else ()
     if shape == (1,):
         raise UserError(f"split '{split}': 'label' has shape (n, 1); it must be (n,)")

@@ -33,7 +33,7 @@ class Sizes(NamedTuple):
     widths: tuple[int, ...]
     """Sides of a square matrix, around those that hardware is made for."""
     rows: int
-    """Columns that are multiplied with it."""
+    """Rows of the matrix that is multiplied with it."""
     read: int
     """Numbers read, each so many apart."""
     side: int

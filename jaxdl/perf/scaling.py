@@ -39,7 +39,7 @@ class Work(NamedTuple):
     flops: float
     """Of a training step an example: 6 a parameter and token, 8 where all is computed again."""
     blocks: int = 0
-    """Of these, bytes that are split over `tensor` or `stage`."""
+    """Of a model whose blocks are split over `tensor` or `stage`: how many there are."""
     cut: float = 0.0
     """Bytes of what passes from block to block, an example."""
     moments: int = 2

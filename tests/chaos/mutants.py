@@ -66,7 +66,8 @@ def nasty(rng: random.Random, like: Any = None) -> Any:
 def part(rng: random.Random, name: Any = None) -> dict[str, Any]:
     """Some registered part, mostly of the kind of `name`, with arguments that may be wrong."""
     kinds = [k for k in registry.ROOMS if name in [e.name for e in registry.entries(k)]]
-    kind = rng.choice(kinds if kinds and rng.random() < 0.8 else list(registry.ROOMS))
+    filled = [k for k in registry.ROOMS if registry.entries(k)]
+    kind = rng.choice(kinds if kinds and rng.random() < 0.8 else filled)
     entry = rng.choice(registry.entries(kind))
     args = {}
     for _ in range(rng.choice((0, 1, 1, 2))):
