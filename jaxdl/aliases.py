@@ -79,7 +79,7 @@ def current_config(tree: dict[str, Any]) -> dict[str, Any]:
             holder[new.rpartition(".")[2]] = holder.pop(name)
     for path, names in PARTS.items():
         part = _at(tree, path)
-        if isinstance(part, dict) and part.get("name") in names:
+        if isinstance(part, dict) and str(part.get("name")) in names:
             part["name"] = names[part["name"]]
     for (path, name), arguments in ARGUMENTS.items():
         part = _at(tree, path)
@@ -111,7 +111,8 @@ def _with_attention(tree: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(model, dict) or not isinstance(model.get("args"), dict):
         return tree
     args, is_text = dict(model["args"]), model.get("name") in TRANSFORMERS
-    if (is_text or str(model.get("name")).startswith("vit_")) and args.get("attend") in ATTENTIONS:
+    takes_attention = is_text or str(model.get("name")).startswith("vit_")
+    if takes_attention and str(args.get("attend")) in ATTENTIONS:
         args["attention"] = ATTENTIONS[args.pop("attend")]
     if is_text:
         if model["name"] == "transformer_encoder":

@@ -4,6 +4,14 @@ import contextlib
 import difflib
 from collections.abc import Iterable, Iterator
 
+SYNONYMS = {
+    "lr": "learning_rate", "wd": "weight_decay", "bs": "batch_size", "batch": "batch_size",
+    "epochs": "duration", "steps": "duration", "dataset": "source", "beta1": "b1", "beta2": "b2",
+    "opt": "optimizer", "scheduler": "schedule", "arch": "model", "pretrained": "init_from",
+    "val": "validation", "valid": "validation",
+}  # fmt: skip
+"""Name that users of other frameworks type to the name here."""
+
 LONGEST = 2000
 """Characters of a message."""
 
@@ -46,6 +54,9 @@ def _spelt(character: str) -> str:
 def choices(name: str, valid: Iterable[str], limit: int = 12) -> str:
     """The tail of a message about an unknown `name`: the nearest valid names, or all if few."""
     valid = sorted(valid)
+    spelled = SYNONYMS.get(name.lower(), name.lower())
+    if same := [v for v in valid if v.lower() == spelled]:
+        return f"did you mean '{same[0]}'?"
     near = difflib.get_close_matches(name, valid, n=3, cutoff=0.5)
     if near:
         return f"did you mean {' or '.join(repr(n) for n in near)}?"

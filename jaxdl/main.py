@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import sys
+import textwrap
 import warnings
 from collections.abc import Sequence
 from datetime import datetime
@@ -36,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"jaxdl {jaxdl.__version__}")
     parser.add_argument("--config", metavar=FILE, help="a .py or .json config file")
     parser.add_argument("--workdir", type=Path, help="run directory; one that has a run resumes it")
     parser.add_argument(
@@ -96,6 +98,8 @@ def _dispatch(arguments: list[str]) -> int:
         if name == "train":
             return _train_or_show(arguments)
         if name not in verbs:
+            if name.partition(":")[0] in config_file.shipped() or name.endswith((".py", ".json")):
+                raise UserError(f"'{name}' is a config: jaxdl --config {name}")
             raise UserError(f"unknown verb '{name}': {choices(name, ['train', *verbs])}")
         return verbs[name](arguments)
     return _train_or_show(arguments)
@@ -165,6 +169,7 @@ def _run(config: Config, workdir: Path) -> int:
 def _list(request: list[str], imports: list[str]) -> int:
     from jaxdl import registry
     from jaxdl.assemble import import_user_module
+    from jaxdl.listing import describe
 
     for name in imports:
         import_user_module(name)
@@ -185,7 +190,7 @@ def _list(request: list[str], imports: list[str]) -> int:
         paper = "" if entry.paper in entry.summary else entry.paper
         print(f"{entry.name:<{width}}  {size}{entry.summary}  {paper}".rstrip())
     if len(entries) == 1:
-        print("\n".join(f"    {line}" for line in registry.describe(entries[0])))
+        print(textwrap.indent("\n".join(describe(entries[0])), "    "))
     if not entries:
         pattern = f"match '{request[1]}'" if len(request) > 1 else "come with jaxdl: see --import"
         raise UserError(f"no {request[0]} {pattern}")

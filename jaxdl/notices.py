@@ -31,6 +31,12 @@ def notices(config: Config, plan: Plan, state: TrainState) -> list[str]:
             f"config.mesh.tensor splits no layer of the backbone of model '{config.model.name}': "
             "the devices of a group repeat its work"
         )
+    size, examples = config.data.batch_size, len(plan.splits["train"])
+    if size > examples:
+        lines.append(
+            f"config.data.batch_size {size:,} is more than the {examples:,} training examples: "
+            "a batch repeats them"
+        )
     lines += _of_labels(plan.splits["train"])
     for option, why in (*_of_config(config), *_of_network(config, plan, state)):
         lines.append(f"config.{option} changes nothing: {why}")

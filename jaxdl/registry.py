@@ -86,7 +86,7 @@ class Entry:
     @property
     def summary(self) -> str:
         """First line of the builder's docstring, or of its file."""
-        for doc in (inspect.getdoc(_unwrapped(self.build)), sys.modules[self.module].__doc__):
+        for doc in (inspect.getdoc(unwrapped(self.build)), sys.modules[self.module].__doc__):
             if doc:
                 return doc.strip().splitlines()[0]
         return ""
@@ -94,7 +94,7 @@ class Entry:
     @property
     def paper(self) -> str:
         """The link at the head of the builder's docstring or file, if it has one."""
-        docs = (inspect.getdoc(_unwrapped(self.build)), sys.modules[self.module].__doc__)
+        docs = (inspect.getdoc(unwrapped(self.build)), sys.modules[self.module].__doc__)
         links = (re.search(r"https?://[^\s)>]+", doc or "") for doc in docs)
         return next((link[0].rstrip(".,;") for link in links if link), "")
 
@@ -114,7 +114,8 @@ class RegisterError(ValueError):
     """Mistake in a file that registers a builder: an unknown kind, or a name that is taken."""
 
 
-def _unwrapped(build: Callable[..., Any]) -> Callable[..., Any]:
+def unwrapped(build: Callable[..., Any]) -> Callable[..., Any]:
+    """The function inside `functools.partial`, or the builder itself."""
     return build.func if isinstance(build, functools.partial) else build
 
 
@@ -124,7 +125,7 @@ def register(kind: str, name: str | None = None, **metadata: Any) -> Callable[[B
         raise RegisterError(f"unknown kind '{kind}': {choices(kind, ROOMS)}")
 
     def add(build: Builder) -> Builder:
-        function = _unwrapped(build)
+        function = unwrapped(build)
         entry = Entry(kind, name or function.__name__, build, function.__module__, metadata)
         known = _entries[kind].get(entry.name)
         if known and known.module != entry.module:
@@ -344,51 +345,6 @@ def _convert(value: Any, annotation: Any, where: str) -> Any:
     try:
         return msgspec.convert(value, annotation)
     except msgspec.ValidationError as error:
-        message = str(error)
-        raise UserError(f"{where}: {message[:1].lower()}{message[1:]}, got {value!r}") from error
-
-
-def describe(entry: Entry) -> list[str]:
-    """Describe the arguments of an entry, one line each: name, type, range, default."""
-    lines = []
-    for name, parameter in entry.arguments().items():
-        default = "" if parameter.default is parameter.empty else f" = {_shown(parameter.default)}"
-        lines.append(f"{name}: {_type_name(parameter.annotation)}{default}")
-    return lines
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, functools.partial):
-        args = ", ".join(f"{k}={_shown(v)}" for k, v in value.keywords.items())
-        return f"{value.func.__name__}({args})"
-    return value.__name__ if callable(value) else msgspec.json.encode(value).decode()
-
-
-def _type_name(annotation: Any) -> str:
-    """A type in a reader's words: 'float >= 0 < 1', 'duration', 'one of the losses'."""
-    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is Annotated:
-        for mark in inner[1:]:
-            if isinstance(mark, Of):
-                return f"one of the {mark.kind}"
-            if isinstance(mark, Steps):
-                return "duration"
-            if isinstance(mark, Network):
-                return "run directory or one of the models"
-        marks = [m for m in inner[1:] if isinstance(m, msgspec.Meta)]
-        signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
-        limits = [
-            f"{sign} {getattr(m, k)}"
-            for m in marks
-            for k, sign in signs.items()
-            # what is as large as that is not a limit that anyone would meet
-            if getattr(m, k) is not None and getattr(m, k) < 2**31
-        ]
-        return " ".join([_type_name(inner[0]), *limits])
-    if origin is typing.Literal:
-        return " | ".join(map(repr, inner))
-    if origin is tuple:
-        return f"list of {_type_name(inner[0])}"
-    if inner and origin is not None and type(None) in inner:
-        return " | ".join(["null" if a is type(None) else _type_name(a) for a in inner])
-    return getattr(annotation, "__name__", str(annotation))
+        message = str(error)[:1].lower() + str(error)[1:]
+        joint = " " if ", got `" in message else ", got "  # its type is named where it is wrong
+        raise UserError(f"{where}: {message}{joint}{value!r}") from error

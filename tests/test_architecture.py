@@ -23,6 +23,7 @@ ROWS = [
         "override",
         "registry",
         "room",
+        "listing",
     ],
     ["cluster"],
     ["nn", "losses", "metrics", "augment", "data"],

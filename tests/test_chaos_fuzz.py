@@ -63,7 +63,11 @@ def test_the_watch_tells_a_proper_answer_from_others(tmp_path, monkeypatch):
         (b'{"seed": 4294967296}', "config.seed: expected `int` <= 4294967295"),
         (b'{"duration": "99999999999 epochs"}', "too many"),
         (b'{"preprocess": [{"name": "random_flip"}]}', "put it into config.augment"),
-        (b'{"data": {"source": {"name": "digits", "args": {"size": 9999}}}}', "this machine has"),
+        (b'{"data": {"source": {"name": "digits", "args": {"size": 9999}}}}', "<= 512, got 9999"),
+        (
+            b'{"data": {"source": {"name": "fake", "args": {"examples": 9999999}}}}',
+            "this machine has",
+        ),
         (b'{"model": {"name": "\\u001b[2J"}}', "unknown model '\\x1b[2J'"),
     ],
 )

@@ -11,6 +11,7 @@ from jaxdl import registry
 from jaxdl.assemble import import_user_module
 from jaxdl.config import Count, Duration, Rate, part
 from jaxdl.errors import UserError
+from jaxdl.listing import describe
 
 ALL = [(kind, entry) for kind in registry.ROOMS for entry in registry.entries(kind)]
 
@@ -119,7 +120,7 @@ def test_natural_order_and_wildcards():
 
 
 def test_describe_says_types_ranges_and_defaults(own):
-    assert registry.describe(registry.find("models", "own_model")) == [
+    assert describe(registry.find("models", "own_model")) == [
         "width: int >= 1 = 8",
         "drop_rate: float >= 0 < 1 = 0.0",
         "inner: one of the losses = null",
@@ -129,7 +130,7 @@ def test_describe_says_types_ranges_and_defaults(own):
 
 @pytest.mark.parametrize(("kind", "entry"), ALL, ids=[f"{k}-{e.name}" for k, e in ALL])
 def test_every_entry_can_be_described(kind, entry):
-    assert len(registry.describe(entry)) == len(entry.arguments())
+    assert len(describe(entry)) == len(entry.arguments())
 
 
 def test_one_of_a_kind_in_words():

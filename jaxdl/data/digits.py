@@ -5,11 +5,14 @@ https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits
 It is the original's test set; the split into train, validation and test is ours, and fixed.
 """
 
+from typing import Annotated
+
+import msgspec
 import numpy as np
 from PIL import Image
 
 from jaxdl.data.arrays import check_room, from_arrays
-from jaxdl.data.images import Side, fit
+from jaxdl.data.images import fit
 from jaxdl.data.sampler import permutation
 from jaxdl.data.source import Source
 from jaxdl.data.split_spec import select
@@ -30,7 +33,7 @@ def split_indices(label: np.ndarray) -> dict[str, np.ndarray]:
 
 
 @register("sources")
-def digits(split: str, /, *, size: Side = 8) -> Source:
+def digits(split: str, /, *, size: Annotated[int, msgspec.Meta(ge=1, le=512)] = 8) -> Source:
     """Handwritten digits: 1,797 real grey 8x8 images, embedded; nothing to download.
 
     Args:

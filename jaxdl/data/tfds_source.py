@@ -162,7 +162,8 @@ def prepared(dataset: str, data_dir: str | None) -> Any:
     found = f"prepared as {builder.info.file_format.value}" if builder.info.splits else "missing"
     arguments = f"{dataset!r}, data_dir={data_dir!r}" if data_dir else repr(dataset)
     raise UserError(
-        f"data set '{dataset}' is {found} at {builder.data_path}; to prepare it, where tensorflow "
+        f"data set '{dataset}' is {found} at {builder.data_path} (set TFDS_DATA_DIR, or data_dir "
+        "of the source, if it is elsewhere); to prepare it, where tensorflow "
         'is installed (only this needs it): python -c "import tensorflow_datasets as tfds; '
         f"tfds.builder({arguments}).download_and_prepare(file_format='array_record')\""
     )

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import math
 import os
 import re
@@ -9,14 +10,35 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from jaxdl.errors import UserError, choices
+from jaxdl.config import Config
+from jaxdl.errors import SYNONYMS, UserError, choices
 
 
 class Parser(argparse.ArgumentParser):
     """Argument parser whose errors are UserErrors."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see --help)")
+        raise UserError(f"{message} (see --help){_as_override(message)}")
+
+
+def _as_override(message: str) -> str:
+    """The override that an unknown argument such as `--optimizer.lr=0.1` may stand for."""
+    match = re.match(r"unrecognized arguments: --([\w.-]+?)(?:=(\S+))?(?: |$)", message)
+    if match is None:
+        return ""
+    name, value = match[1].replace("-", "_"), match[2] or "..."
+    fields = {f.name for f in dataclasses.fields(Config)}
+    first, _, rest = name.partition(".")
+    if first in fields:
+        keys = [first, *(SYNONYMS.get(key, key) for key in rest.split(".") if key)]
+        return f"; did you mean --config.{'.'.join(keys)}={value}?"
+    ours = SYNONYMS.get(name, name)
+    value = f"'{value} {name}'" if name in ("epochs", "steps") and value != "..." else value
+    places = {"learning_rate": "optimizer", "weight_decay": "optimizer", "batch_size": "data"}
+    if ours in fields or ours in places:
+        path = f"{places[ours]}.{ours}" if ours in places else ours
+        return f"; did you mean --config.{path}={value}?"
+    return ""
 
 
 def overrides_in(
