@@ -91,9 +91,9 @@ def _run(config: Config, workdir: Path, stop: Stop) -> dict[str, float]:
         outcome |= {"status": unsaved} if unsaved else {}
         manifest.update(seconds=time.perf_counter() - clock, **outcome)
         if session.leads:
-            with directory.writing(workdir):
-                report = write_report(workdir)
-            print(f"run directory  {workdir}\nreport         {report}  (open it in a browser)")
+            print(f"run directory  {workdir}")
+            with directory.writing(workdir), directory.drawing("report"):
+                print(f"report         {write_report(workdir)}  (open it in a browser)")
         if unsaved:
             raise UserError(unsaved)
     return {k: v for line in session.journal.lines for k, v in line.items() if "/" in k}
@@ -313,7 +313,8 @@ def _keep_predictions(
     if plan.unit == "example" and plan.target.kind == "classes" and session.leads:
         predictions = {name: rows[name] for name in ("label", "prediction", "confidence")}
         split = dataclasses.replace(plan.splits[role], num_classes=plan.target.size)
-        directory.save_predictions(session.workdir, split, role, predictions)
+        with directory.drawing(f"examples of '{role}'"):
+            directory.save_predictions(session.workdir, split, role, predictions)
     elif plan.unit == "pixel":
         index = np.unique(np.linspace(0, len(plan.splits[role]) - 1, MAPS_KEPT).astype(int))
         objective = plan.held[role].objective

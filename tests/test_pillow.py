@@ -7,10 +7,12 @@ import pytest
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from scipy import ndimage
 
+from jaxdl import registry
 from jaxdl.augment import colour, intensity, operations
 from jaxdl.augment.blur import gaussian_blur
 from jaxdl.augment.resized_crop import resized, resized_nearest
 from jaxdl.augment.warp import affine, to_fixed, warp
+from jaxdl.config import part
 
 RNG = np.random.default_rng(0)
 
@@ -334,3 +336,38 @@ def test_every_operation_at_every_magnitude(space, size):
     want = by_pillow(images, lambda x, i: pillow_operation(x, *cases[i][:2]))
     wrong = sorted({cases[i][:2] for i in np.nonzero(np.any(got != want, (1, 2, 3)))[0]})
     assert not wrong
+
+
+# Alpha
+
+COLOURS = [
+    "random_brightness", "random_contrast", "random_saturation", "random_sharpness", "random_hue",
+    "random_grayscale", "color_jitter", "random_invert", "random_solarize", "random_solarize_add",
+    "random_posterize", "random_autocontrast", "random_equalize", "random_gamma",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+@pytest.mark.parametrize("name", COLOURS)
+def test_alpha_stays_and_colour_is_changed_as_without_it(name, channels):
+    image = jnp.asarray(RNG.integers(0, 256, (8, 9, 7, channels), np.uint8))
+    change = jax.jit(registry.bind("augmentations", part(name)))
+    changed = change(jax.random.key(3), {"image": image})["image"]
+    opaque = change(jax.random.key(3), {"image": image[..., :-1]})["image"]
+    np.testing.assert_array_equal(changed[..., -1], image[..., -1])
+    np.testing.assert_array_equal(changed[..., :-1], opaque)
+
+
+@pytest.mark.parametrize("name", ENHANCERS)
+def test_enhancements_of_colour_with_alpha(name):
+    change, enhancer = ENHANCERS[name]
+    images = awkward(11, 6, 4)
+    factor = np.resize(FACTORS, len(images))
+    want = by_pillow(images, lambda x, i: enhancer(x).enhance(float(factor[i])))
+    np.testing.assert_array_equal(jax.jit(change)(images, factor), want)
+
+
+def test_an_opaque_green_stays_opaque():
+    green = jnp.asarray([0, 255, 0, 255], jnp.uint8).reshape(1, 1, 1, 4)
+    grey = colour.saturated(green, jnp.zeros(1))
+    assert grey.ravel().tolist() == [150, 150, 150, 255]

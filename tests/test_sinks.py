@@ -54,6 +54,25 @@ def test_wandb_is_handed_config_and_numbers(tmp_path, monkeypatch):
     assert logged == [(1, {"train/loss": 0.5}), (2, {"train/loss": 0.25}), "end"]
 
 
+def test_wandb_ids_are_of_directories_and_not_of_their_names(tmp_path, monkeypatch):
+    ids = []
+    client = types.SimpleNamespace(log=lambda values, step: None, finish=lambda: None)
+    fake = types.ModuleType("wandb")
+    fake.init = lambda **options: ids.append(options["id"]) or client
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    members = [tmp_path / population / "members" / "0" for population in ("a", "b")]
+    for workdir in [*members, members[0]]:
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / "config.json").write_text("{}")
+        wandb(workdir, 0)
+    assert ids[0] != ids[1] and ids[2] == ids[0] and ids[0].startswith("0-")
+    # A run that began when its directory's name was its id goes on under it.
+    (tmp_path / "old" / "wandb").mkdir(parents=True)
+    (tmp_path / "old" / "config.json").write_text("{}")
+    wandb(tmp_path / "old", 0)
+    assert ids[3] == "old"
+
+
 def test_a_missing_client_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match="pip install wandb"):

@@ -256,7 +256,7 @@ def test_plot_schedule(capsys, tmp_path, suffix):
         assert "configs/cnn.py: peak 0.002 at step" in file.read_text()
 
 
-def test_a_part_of_one_s_own_is_found_by_every_verb(capsys, tmp_path):
+def test_a_part_of_one_s_own_is_found_by_every_verb(capsys, tmp_path, own_registry):
     own = tmp_path / "own_schedule.py"
     own.write_text(
         "from jaxdl.registry import register\n\n\n"

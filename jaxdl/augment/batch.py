@@ -31,6 +31,13 @@ def segmentation_mask(batch: Batch) -> Array | None:
     return label if label is not None and label.ndim == 3 else None
 
 
+def with_alpha(changed: Array, image: Array) -> Array:
+    """`changed` (b, h, w, c) with the alpha of `image`, the last channel of 2 or of 4."""
+    if image.shape[-1] not in (2, 4):
+        return changed
+    return changed.at[..., -1].set(image[..., -1])
+
+
 def sides(value: Array, like: Array) -> Array:
     """A number for each example (b,), shaped to broadcast against `like` (b, ...)."""
     return value.reshape(-1, *[1] * (like.ndim - 1))

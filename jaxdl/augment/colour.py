@@ -1,13 +1,14 @@
 """Brightness, contrast, saturation, sharpness and hue of bytes, equal to Pillow's `ImageEnhance`.
 
 All but hue are blends with a degenerate image: black, its mean grey, its greys, itself smoothed.
+The last channel of 2 or of 4 is alpha, and stays as it is.
 https://github.com/python-pillow/Pillow/blob/main/src/PIL/ImageEnhance.py
 """
 
 import jax
 import jax.numpy as jnp
 
-from jaxdl.augment.batch import sides
+from jaxdl.augment.batch import sides, with_alpha
 from jaxdl.types import Array
 
 
@@ -26,7 +27,7 @@ def blend(degenerate: Array, image: Array, factor: Array) -> Array:
     # of the halves are exact, so that only their sum is rounded, fused or not.
     high, low = _halves(factor)
     product = high * difference + low * difference
-    return jnp.clip(degenerate + product, 0, 255).astype(jnp.uint8)
+    return with_alpha(jnp.clip(degenerate + product, 0, 255).astype(jnp.uint8), image)
 
 
 def _halves(x: Array) -> tuple[Array, Array]:
@@ -38,7 +39,7 @@ def _halves(x: Array) -> tuple[Array, Array]:
 
 def grey(image: Array) -> Array:
     """(b, h, w, 1) uint8: luma by ITU-R 601-2, as `PIL.Image.convert('L')`; grey stays grey."""
-    if image.shape[-1] != 3:
+    if image.shape[-1] < 3:
         return image[..., :1]
     r, g, b = (image[..., i : i + 1].astype(jnp.int32) for i in range(3))
     return ((19595 * r + 38470 * g + 7471 * b + (1 << 15)) >> 16).astype(jnp.uint8)
@@ -76,7 +77,7 @@ def contrasted(image: Array, factor: Array) -> Array:
 
 def saturated(image: Array, factor: Array) -> Array:
     """`ImageEnhance.Color`; factor (b,). A grey image is left as it is."""
-    return blend(grey(image), image, factor) if image.shape[-1] == 3 else image
+    return blend(grey(image), image, factor) if image.shape[-1] >= 3 else image
 
 
 def sharpened(image: Array, factor: Array) -> Array:
@@ -93,13 +94,14 @@ def turned_hue(image: Array, turn: Array) -> Array:
         image: (b, h, w, c) uint8.
         turn: (b,) float32 fraction of a whole turn, in [-1/2, 1/2]; 1/255 is the least step.
     """
-    if image.shape[-1] != 3:
+    if image.shape[-1] < 3:
         return image
     shift = (turn * 255).astype(jnp.int32)  # towards zero, as torchvision
     hue, saturation, value = _hsv(image)
     hue = (hue + sides(shift, hue)) & 255
     # Without the barrier XLA works all of this out once more for each channel.
-    return _rgb(*jax.lax.optimization_barrier((hue, saturation, value)))
+    turned = _rgb(*jax.lax.optimization_barrier((hue, saturation, value)))
+    return jnp.concatenate([turned, image[..., 3:]], axis=-1) if image.shape[-1] > 3 else turned
 
 
 def _hsv(image: Array) -> tuple[Array, Array, Array]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import msgspec
 
 from jaxdl.augment import colour
-from jaxdl.augment.batch import Probability, image_bytes, some
+from jaxdl.augment.batch import Probability, image_bytes, some, with_alpha
 from jaxdl.config import NonNegative
 from jaxdl.registry import register
 from jaxdl.types import Array, Batch
@@ -114,7 +114,7 @@ def random_grayscale(key: Array, batch: Batch, /, *, probability: Probability = 
         probability: of changing an image.
     """
     image = image_bytes(batch, "random_grayscale")
-    changed = jnp.broadcast_to(colour.grey(image), image.shape)
+    changed = with_alpha(jnp.broadcast_to(colour.grey(image), image.shape), image)
     return {**batch, "image": some(key, probability, changed, image)}
 
 

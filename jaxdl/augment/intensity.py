@@ -19,9 +19,14 @@ LEVELS = np.arange(256)
 
 
 def look_up(image: Array, table: Array) -> Array:
-    """Each byte of image (b, h, w, c) through its table; table (b, c, 256) or (b, 1, 256)."""
+    """Each byte of image (b, h, w, c) through its table; table (b, c, 256) or (b, 1, 256).
+
+    Alpha, the last channel of 2 or of 4, stays as it is.
+    """
     channels = image.shape[-1]
     table = jnp.broadcast_to(table, (image.shape[0], channels, 256)).astype(jnp.uint8)
+    if channels in (2, 4):
+        table = table.at[:, -1].set(jnp.asarray(LEVELS, jnp.uint8))
     row = 256 * jnp.arange(channels)[None, None]
     read = lambda t, x: t.reshape(-1).at[x + row].get(mode="promise_in_bounds")
     return jax.vmap(read)(table, image)

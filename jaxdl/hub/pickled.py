@@ -29,6 +29,10 @@ class Name:
     text: str
 
 
+class Opaque:
+    """Value beside the weights, such as the options of a training: never looked at."""
+
+
 def load(
     stream: BinaryIO, names: Names, persistent_load: Callable[[Any], Any] | None = None
 ) -> Any:
@@ -87,6 +91,8 @@ class _Machine:
                 stack.append(self.memo[argument])
             case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT":
                 stack.append(argument)
+            case "SHORT_BINBYTES" | "BINBYTES":
+                stack.append(Opaque())
             case "BINUNICODE" | "SHORT_BINUNICODE" | "BINSTRING" | "SHORT_BINSTRING":
                 stack.append(argument)
             case "MARK":
@@ -122,7 +128,7 @@ class _Machine:
                         stack.append(self.mention(f"{module}.{name}"))
                     case _:
                         raise UserError("its pickle asks for something without a name: refused")
-            case "REDUCE":
+            case "REDUCE" | "NEWOBJ":
                 stack.append(self.call(*self.pop(2)))
             case "BUILD":
                 (state,) = self.pop(1)
@@ -169,5 +175,7 @@ class _Machine:
 
 def _ignore(state: Any, target: Any) -> None:
     # PyTorch hangs the versions of a state dict's modules on its OrderedDict.
+    if isinstance(target, Opaque):
+        return
     if not (isinstance(target, dict) and isinstance(state, dict) and set(state) <= {"_metadata"}):
         raise UserError(f"its pickle sets the state of a {type(target).__name__}: refused")

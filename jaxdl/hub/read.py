@@ -42,6 +42,8 @@ _SAFETENSORS = {
     *("BOOL", "U8", "U16", "U32", "U64", "I8", "I16", "I32", "I64"),
     *("F16", "BF16", "F32", "F64"),
 }
+PREFIXES = ("module.", "_orig_mod.", "model.")
+"""Beginnings of all names by DataParallel, torch.compile and Lightning."""
 _HEAD = 512
 _LONGEST = 400  # characters of a message
 
@@ -69,8 +71,9 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     Returns:
         Name to array, contiguous, each in the dtype of the file (bfloat16 as `jax.numpy.bfloat16`).
         Of a PyTorch checkpoint these are the tensors under 'state_dict', 'model',
-        'model_state_dict' or 'state_dict_ema', the first that has any, or else at its top, without
-        the prefix 'module.' of DataParallel; entries that are not tensors are left out.
+        'model_state_dict' or 'state_dict_ema', the first that has any, or else at its top; entries
+        that are not tensors are left out. A prefix that all names have is gone, if it is one of
+        `PREFIXES`.
 
     Raises:
         UserError: in one line the file and what is wrong with it. A file that asks for more than
@@ -89,6 +92,9 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     except _BROKEN as error:
         why = str(error) or type(error).__name__
         raise UserError(_line(path, f"cannot be read: {why}")) from error
+    for prefix in PREFIXES * 2:  # a compiled network in a wrapper, or the other way round
+        if tensors and all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     for name in tensors:
         if not name.isprintable():
             raise UserError(_line(path, f"has a tensor with an unprintable name, {name!r}"))

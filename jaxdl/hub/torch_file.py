@@ -75,7 +75,6 @@ def read_zip(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
 
     Returns:
         Name to array, each in its own dtype: the tensors under one of `WRAPPERS`, or at the top.
-        A prefix 'module.' of all names, which DataParallel leaves, is gone.
 
     Raises:
         UserError: it holds, or asks for, anything but tensors, numbers and strings in plain
@@ -155,8 +154,6 @@ def _describe(stream: BinaryIO) -> tuple[dict[str, Tensor], dict[str, Storage]]:
         raise UserError(
             f"has no tensors at its top or under {', '.join(WRAPPERS)}: it holds {found}"
         )
-    if all(name.startswith("module.") for name in tensors):
-        tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     return tensors, storages
 
 
@@ -259,7 +256,23 @@ def _size(arguments: tuple) -> tuple:
     raise UserError("describes a shape in an unknown way")
 
 
+def _opaque(arguments: tuple) -> pickled.Opaque:
+    return pickled.Opaque()
+
+
+# Of checkpoints with the options and scores of their training beside the weights.
+_BESIDE = (
+    *("argparse.Namespace", "numpy.dtype", "_codecs.encode", "pathlib.PosixPath"),
+    *(
+        f"numpy.{core}.multiarray.{made}"
+        for core in ("core", "_core")
+        for made in ("scalar", "_reconstruct")
+    ),
+)
+
 _NAMES: pickled.Names = {
+    **dict.fromkeys(_BESIDE, _opaque),
+    "numpy.ndarray": None,
     "collections.OrderedDict": _ordered_dict,
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,

@@ -73,11 +73,10 @@ def run(config: Config, workdir: Path) -> list[dict[str, Any]]:
                     "them (config.population), or a smaller config.data.batch_size"
                 ) from error
         manifest.update(status=unsaved or "finished")
-        with directory.writing(workdir):
-            report = write_report(workdir)
     print("\n".join(table(rows)))
     print(f"run directories  {workdir / 'members'}")
-    print(f"report           {report}  (open it in a browser)")
+    with directory.writing(workdir), directory.drawing("report"):
+        print(f"report           {write_report(workdir)}  (open it in a browser)")
     if unsaved:
         raise UserError(unsaved)
     return rows

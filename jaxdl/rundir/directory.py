@@ -22,6 +22,7 @@ import jax
 import numpy as np
 
 import jaxdl
+from jaxdl.cluster.signals import Interrupted, Stopping
 from jaxdl.config import Config
 from jaxdl.config_file import from_json, to_dict, to_json
 from jaxdl.errors import UserError
@@ -117,6 +118,18 @@ def writing(workdir: Path) -> Iterator[None]:
         raise UserError(f"cannot write to workdir {workdir}: {error.strerror}") from error
 
 
+@contextlib.contextmanager
+def drawing(what: str) -> Iterator[None]:
+    """Turn a failure to draw something into a line: a finished training ends as finished."""
+    try:
+        yield
+    except (UserError, OSError, Stopping, Interrupted):
+        raise
+    except Exception as error:  # of a picture that nobody has thought of
+        first = (str(error).splitlines() or [""])[0]
+        print(f"warning: no {what}: {type(error).__name__}: {first}", file=sys.stderr)
+
+
 class Manifest:
     """`manifest.json`: versions, commit, hardware, and entries of `update`; written atomically."""
 
@@ -185,7 +198,7 @@ def commit(folder: Path) -> str | None:
 def save_predictions(
     workdir: Path, split: Any, name: str, predictions: Mapping[str, np.ndarray], shown: int = 12
 ) -> None:
-    """Write `predictions.npz`: every prediction, the confusion matrix, and some images to look at.
+    """Write `predictions.npz`: every prediction, the confusion matrix, and images if there are any.
 
     Args:
         workdir: the run directory.
@@ -203,10 +216,13 @@ def save_predictions(
     index = np.concatenate([wrong, right])
     confusion = np.zeros((split.num_classes,) * 2, np.int64)
     np.add.at(confusion, (label, prediction), 1)
-    image = split.examples(index)["image"]
-    if image.dtype != np.uint8:
-        low, high = image.min(), image.max()
-        image = np.uint8(255 * (image - low) / max(high - low, 1e-9))
+    arrays: dict[str, Any] = {**predictions, "confusion": confusion}
+    if "image" in split.element_spec:
+        image = split.examples(index)["image"]
+        if image.dtype != np.uint8:
+            image = image.astype(np.float64)
+            low, high = image.min(), image.max()
+            image = np.uint8(255 * (image - low) / max(high - low, 1e-9))
+        arrays |= {"image": image, "index": index}
     with writing(workdir):
-        arrays: dict[str, Any] = {**predictions, "confusion": confusion, "image": image}
-        np.savez_compressed(workdir / "predictions.npz", **arrays, index=index, split=name)
+        np.savez_compressed(workdir / "predictions.npz", **arrays, split=name)

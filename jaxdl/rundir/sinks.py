@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import os
+import secrets
 import struct
 import time
 from collections.abc import Iterable, Mapping
@@ -142,6 +143,22 @@ def wandb(
         raise UserError("sink 'wandb' needs the package wandb: pip install wandb") from error
     config = json.loads((workdir / "config.json").read_text())
     run = client.init(
-        project=project, mode=mode, dir=str(workdir), id=workdir.name, resume="allow", config=config
+        project=project,
+        mode=mode,
+        dir=str(workdir),
+        id=_wandb_id(workdir),
+        name="/".join(workdir.absolute().parts[-3:]),
+        resume="allow",
+        config=config,
     )
     return _WandB(run)
+
+
+def _wandb_id(workdir: Path) -> str:
+    """The id of the directory's run, kept in it: two directories may have one name."""
+    file = workdir / "wandb-id"
+    if not file.is_file():
+        # Before ids were kept, a run was known by the name of its directory.
+        is_old = (workdir / "wandb").is_dir()
+        file.write_text(workdir.name if is_old else f"{workdir.name}-{secrets.token_hex(4)}")
+    return file.read_text().strip()
