@@ -22,6 +22,7 @@ from jaxdl.assemble import Plan, assemble, open_splits
 from jaxdl.checks import check_batch, shapes
 from jaxdl.config import Config, Data, held_of
 from jaxdl.config_file import in_words
+from jaxdl.data.identity import compare, own_source
 from jaxdl.data.images import as_stored, load
 from jaxdl.data.recorded import record, recorded
 from jaxdl.data.split import Split
@@ -179,8 +180,12 @@ class LoadedRun:
         there = self.plan.splits.get(role)
         if there is not None and there.readable:
             return there
-        num_classes = self.plan.splits["train"].num_classes
-        return open_splits(self.config, (role,), num_classes=num_classes)[role]
+        train = self.plan.splits["train"]
+        opened = open_splits(self.config, (role,), num_classes=train.num_classes)[role]
+        if role == "train" or role in own_source(self.config):
+            then = {"class_names": train.class_names, "elements": record(train)}
+            compare(then, {role: opened})
+        return opened
 
     @functools.cached_property
     def _answer(self) -> Callable[[PyTree, PyTree, Batch], Array]:

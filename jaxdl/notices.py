@@ -1,6 +1,7 @@
-"""Notices at the start of a run: options that change nothing in it, a line for each."""
+"""Notices at the start of a run: options that change nothing in it, and data that has changed."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -9,7 +10,10 @@ from jaxdl import tree
 from jaxdl.assemble import Plan
 from jaxdl.checks import unread_streams
 from jaxdl.config import Config
+from jaxdl.data.identity import compare, own_source
 from jaxdl.data.split import Split
+from jaxdl.rundir.read import read_manifest
+from jaxdl.rundir.weights import kept_steps
 from jaxdl.train.state import TrainState
 from jaxdl.types import VOID, Array, Batch, PyTree
 
@@ -122,3 +126,11 @@ def draws(plan: Plan) -> bool:
     jaxpr = jax.make_jaxpr(predict)(state.params, state.variables, plan.batch_spec(2), key).jaxpr
     drawn_from = jaxpr.invars[-1]
     return any(drawn_from in equation.invars for equation in jaxpr.eqns)
+
+
+def data_changes(config: Config, plan: Plan, workdir: Path) -> list[str]:
+    """Lines on data that differs from those of the run's last start; refused if it does harm."""
+    if not kept_steps(workdir / "checkpoints"):
+        return []
+    names = ("train", *own_source(config))
+    return compare(read_manifest(workdir).get("data") or {}, {n: plan.splits[n] for n in names})

@@ -24,7 +24,7 @@ from jaxdl.errors import UserError
 from jaxdl.evaluation import ROWS, final_roles, with_rows
 from jaxdl.init_from import read_beginning
 from jaxdl.judging import score
-from jaxdl.notices import notices
+from jaxdl.notices import data_changes, notices
 from jaxdl.perf.memory import explained, placed, ran_out
 from jaxdl.report import write_report
 from jaxdl.rundir import directory
@@ -62,7 +62,8 @@ def _run(config: Config, workdir: Path, stop: Stop) -> dict[str, float]:
         check_refreshes(plan.refreshes, plan.abstract_state(config.seed))
     check_patterns(config, plan)
     begin = read_beginning(config, plan, workdir)
-    changes = _claim(workdir, config, plan.steps)
+    same = data_changes(config, plan, workdir)
+    changes = [*_claim(workdir, config, plan.steps), *same]
     manifest = directory.Manifest(workdir, **run_metadata(plan, config))
     with explained(config, plan), Session(config, plan, workdir, stop, begin) as session:
         clock = time.perf_counter()

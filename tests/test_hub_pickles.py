@@ -113,7 +113,8 @@ CALLS = [
     *("copyreg._reconstructor", "copy_reg._reconstructor", "copyreg.add_extension"),
     *("operator.attrgetter", "functools.partial", "importlib.import_module", "runpy.run_path"),
     *("socket.create_connection", "shutil.rmtree", "ctypes.CDLL", "webbrowser.open", "sys.exit"),
-    *("types.FunctionType", "code.interact", "models.resnet.ResNet"),
+    *("types.FunctionType", "code.interact", "models.resnet.ResNet", "argparse.ArgumentParser"),
+    *("numpy.core.multiarray.fromfile",),
     *("collections.OrderedDict.__init__", "torch.Tensor", "jaxdl.main.main"),
 ]
 
@@ -156,6 +157,7 @@ PICKLES = {
     "a tensor of a number": (call("torch._utils._rebuild_tensor", integer(5)), "a tensor in an"),
     "a parameter of text": (call("torch._utils._rebuild_parameter", TOUCH), "a parameter in"),
     "a size of a number": (call("torch.Size", integer(5)), "describes a shape"),
+    "NEWOBJ": (name("torch.FloatStorage") + b")\x81", "calls torch.FloatStorage: refused"),
     "NEWOBJ_EX": (name("collections.OrderedDict") + b")}\x92", "opcode NEWOBJ_EX"),
     "OBJ": (b"(" + name("collections.OrderedDict") + b"o", "opcode OBJ"),
     "INST": (b"(icollections\nOrderedDict\n", "opcode INST"),

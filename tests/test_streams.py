@@ -509,3 +509,9 @@ def test_the_command_line_ends_with_2(tmp_path, capsys):
     arguments = ["--config", "cnn", "--config.data.streams.target.sorce=x"]
     assert main([*arguments, "--workdir", str(tmp_path)]) == 2
     assert "did you mean 'source'" in capsys.readouterr().err
+
+
+def test_images_that_do_not_fit_the_network_are_refused(tmp_path):
+    other = Stream(source=part("fake", size=(8, 8, 3), examples=100), batch_size=16)
+    with pytest.raises(UserError, match=r"main \(8, 8, 1\), target \(8, 8, 3\): give them one"):
+        run(config({"target": other}), tmp_path)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
+from flax.errors import ScopeParamShapeError
 
 from jaxdl import registry
 from jaxdl.assemble import Plan, assemble
@@ -223,9 +224,21 @@ def ran_out(error: jax.errors.JaxRuntimeError) -> bool:
 
 @contextlib.contextmanager
 def explained(config: Config, plan: Plan) -> Iterator[None]:
-    """Turn running out of memory inside into a `UserError` that says what would take less."""
+    """Turn two failures of a program into a `UserError`: no memory, and a stream that does not fit.
+
+    Of memory it says what would take less.
+    """
     try:
         yield
+    except ScopeParamShapeError as error:
+        if not config.data.streams:
+            raise
+        shapes = {name: s.split.element_spec.get("image") for name, s in plan.streams.items()}
+        listed = [f"{name or 'main'} {s.shape}" for name, s in shapes.items() if s is not None]
+        raise UserError(
+            "config.data.streams: the network does not take the images of every stream, "
+            f"{', '.join(listed)}: give them one size and as many channels"
+        ) from error
     except jax.errors.JaxRuntimeError as error:
         if not ran_out(error):
             raise
