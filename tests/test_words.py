@@ -10,6 +10,7 @@ import pytest
 from conftest import ROOT
 
 from jaxdl import aliases, config, registry
+from jaxdl.rundir.read import read_manifest
 
 FILES = sorted((ROOT / "jaxdl").rglob("*.py"))
 IDS = [str(f.relative_to(ROOT)) for f in FILES]
@@ -143,3 +144,9 @@ def test_a_docstring_begins_with_the_thing_or_the_verb(file):
             first = re.match(r"\w+", text)
             assert not first or first[0] not in VAGUE, f"{getattr(node, 'name', '')}: {text[:70]}"
     assert not re.search(r"\bis no (?!longer|more\b)", file.read_text())
+
+
+def test_an_old_status_is_read_in_the_words_of_today():
+    member = ROOT / "tests" / "old_runs" / "population" / "run" / "members" / "0"
+    assert '"left behind at step 12"' in (member / "manifest.json").read_text()
+    assert read_manifest(member)["status"] == "pruned at step 12"
