@@ -1,4 +1,4 @@
-"""A beginner's mistakes: each ends with one line and status 2, and what the line proposes works."""
+"""A beginner's mistakes: each ends with one line, status 2; the corrected command is accepted."""
 
 import shlex
 
@@ -11,7 +11,7 @@ from jaxdl.main import main
 BASE = "--config cnn --config.model=mlp --config.data.batch_size=32"
 ADAMW = "'adamw(learning_rate=1e-3)'"
 
-# What is typed, a piece of the line that answers, and what it proposes; None: nothing to paste.
+# What is typed, a piece of the line that answers, and the corrected command, if there is one.
 MISTAKES = [
     ("cnn", "'cnn' is a config: jaxdl --config cnn", "--config cnn"),
     ("configs/cnn.py", "is a config: jaxdl --config configs/cnn.py", "--config configs/cnn.py"),
@@ -99,9 +99,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("typed", "says", "proposed"), MISTAKES, ids=lambda x: str(x)[-60:])
-def test_a_mistake_is_answered_by_a_line_to_paste(
-    typed, says, proposed, tmp_path, monkeypatch, capsys
-):
+def test_a_mistake_is_answered_by_one_line(typed, says, proposed, tmp_path, monkeypatch, capsys):
     # Up to the point where something would compile.
     monkeypatch.setattr(front, "train", lambda config, workdir: assemble(config))
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
