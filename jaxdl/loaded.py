@@ -51,6 +51,8 @@ class LoadedRun:
     plan: Plan
     params: PyTree
     variables: PyTree
+    own_data: bool = True
+    """True if its config reads the data that it was trained on, and no other that a user named."""
 
     def __repr__(self) -> str:
         model, source = in_words(self.config.model), in_words(self.config.data.source)
@@ -183,8 +185,8 @@ class LoadedRun:
         train = self.plan.splits["train"]
         opened = open_splits(self.config, (role,), num_classes=train.num_classes)[role]
         if role == "train" or role in own_source(self.config):
-            then = {"class_names": train.class_names, "elements": record(train)}
-            compare(then, {role: opened})
+            elements = record(train) if self.own_data else {}
+            compare({"class_names": train.class_names, "elements": elements}, {role: opened})
         return opened
 
     @functools.cached_property
@@ -256,8 +258,8 @@ def load_run(workdir: str | Path, *choice: str, config: Config | None = None) ->
     Raises:
         UserError: it is not a run directory, or its files are damaged.
     """
-    workdir = Path(workdir)
-    config = config or read_config(workdir)
+    workdir, trained = Path(workdir), read_config(Path(workdir))
+    config = config or trained
     weights = run_weights(workdir, *choice)
     anew = weights.averaged and "batch_stats" in weights.variables
     anew = anew and config.evaluation.norm_batches
@@ -271,7 +273,7 @@ def load_run(workdir: str | Path, *choice: str, config: Config | None = None) ->
         with contextlib.closing(training_batches(config, plan, 0, anew)) as batches:
             key = run_key(jax.random.key(config.seed))
             variables = plan.reestimate(params, variables, batches, key)
-    return LoadedRun(config, plan, params, variables)
+    return LoadedRun(config, plan, params, variables, own_data=config.data == trained.data)
 
 
 def load_start(config: Config, split: str | None = None) -> LoadedRun:

@@ -12,8 +12,7 @@ from jaxdl.checks import unread_streams
 from jaxdl.config import Config
 from jaxdl.data.identity import compare, own_source
 from jaxdl.data.split import Split
-from jaxdl.rundir.read import read_manifest
-from jaxdl.rundir.weights import kept_steps
+from jaxdl.rundir.read import kept_steps, read_manifest
 from jaxdl.train.state import TrainState
 from jaxdl.types import VOID, Array, Batch, PyTree
 

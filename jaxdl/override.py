@@ -139,9 +139,8 @@ def _literal(text: str, annotation: Any) -> Any:
     try:
         value = parse({"None": "null", "True": "true", "False": "false"}.get(text, text))
     except ValueError:
-        value = text
-    if _NUMBER.fullmatch(text):
-        value = _number(text)
+        value = _number(text) if _NUMBER.fullmatch(text) else text
+    value = _whole(value)
     if isinstance(value, str) and _is_tuple_of_parts(annotation):
         return _parts(value)
     if isinstance(value, str) and dataclass_of(annotation) is Part:
@@ -156,11 +155,14 @@ def _literal(text: str, annotation: Any) -> Any:
 
 
 def _number(text: str) -> int | float:
-    """A number as people write it, such as .001, +0.1, 1. and 1e2; the last two are integers."""
-    if re.fullmatch("[+-]?[0-9]+", text):
-        return int(text)
-    number = float(text)
-    return int(number) if number.is_integer() and abs(number) < 2**53 else number
+    """A number that JSON does not know: .001, +0.1, +5 or 1."""
+    return _whole(float(text))
+
+
+def _whole(value: Any) -> Any:
+    """A float without a fraction, such as 1e2, as an integer; any other value as it is."""
+    is_whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
+    return int(value) if is_whole else value
 
 
 def _is_tuple_of_parts(annotation: Any) -> bool:
@@ -170,7 +172,9 @@ def _is_tuple_of_parts(annotation: Any) -> bool:
     return origin is tuple and dataclass_of(inner[0]) is Part
 
 
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
+_NUMBER = re.compile(
+    r"[+-]?((0|[1-9][0-9]{0,17})(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE
+)
 _CALL = re.compile(r"\w+\((\w+\s*=.*)?\)")
 _TOKEN = re.compile(r"""\s*("(?:[^"\\]|\\.)*"|'[^']*'|[()\[\],=]|[^()\[\],="']+)""")
 
@@ -200,12 +204,10 @@ def _value(tokens: list[str]) -> Any:
         return {"name": token, "args": dict(_items(tokens, ")", lambda: _argument(tokens)))}
     if token[0] in "\"'":
         return token[1:-1]
-    if _NUMBER.fullmatch(token):
-        return _number(token)
     try:
-        return parse(token)
+        return _whole(parse(token))
     except ValueError:
-        return token
+        return _number(token) if _NUMBER.fullmatch(token) else token
 
 
 def _argument(tokens: list[str]) -> tuple[str, Any]:

@@ -188,6 +188,23 @@ def test_other_conventions_of_npz_are_read(keys, tmp_path):
     assert set(split.arrays) == {"image", "label"} and split.num_classes == 3
 
 
+def test_a_split_of_ones_own_keeps_its_name(tmp_path):
+    (tmp_path / "files").mkdir()
+    arrays = {"image": GREY[None], "label": np.zeros(1, int)}
+    np.savez(tmp_path / "files" / "val.npz", **arrays)
+    assert len(npz("val", path=str(tmp_path / "files"))) == 1
+    prefixed = {f"{split}_{k}": x for split in ("train", "val") for k, x in arrays.items()}
+    np.savez(tmp_path / "x.npz", **prefixed)
+    assert len(npz("val", path=str(tmp_path / "x.npz"))) == 1
+
+
+def test_one_nan_does_not_hide_the_range_of_the_others(tmp_path):
+    image = np.full((2, 4, 4, 1), 200, np.float32)
+    image[0, 0, 0] = np.nan
+    with pytest.raises(UserError, match="from 200 to 200"):
+        open_split(lambda _: {"image": image, "label": np.zeros(2, int)}, "all", memory=ROOM)
+
+
 @pytest.mark.parametrize("names", [np.array("cat"), np.array([["a"], ["b"]]), np.array([])])
 def test_class_names_that_are_not_a_list_are_refused(names, tmp_path):
     np.savez(tmp_path / "x.npz", image=GREY[None], label=[0], class_names=names)

@@ -90,3 +90,18 @@ def test_what_was_not_recorded_is_not_compared():
     assert compare({"class_names": []}, {"test": split}) == []
     with pytest.raises(UserError, match=r"are a, b, and the run was trained on b, a \(the same"):
         compare({"class_names": ["b", "a"]}, {"test": split})
+
+
+def test_data_that_a_user_names_may_have_another_size(tmp_path, capsys):
+    data, workdir = tmp_path / "data", tmp_path / "run"
+    npz(data)
+    run = ["--config", "cnn", "--config.model.widths=[4]", "--config.data.batch_size=16"]
+    run += [*SPLITS.split(), "--config.log.sinks=", "--config.duration=1"]
+    run += [f"--config.data.source=npz(path={data})", "--workdir", str(workdir)]
+    assert main(run) == 0
+    npz(tmp_path / "larger", size=12)
+    npz(tmp_path / "turned", names=("cat", "bee", "ant"))
+    named = lambda name: f"--config.data.source=npz(path={tmp_path / name})"
+    assert main(["evaluate", str(workdir), named("larger")]) == 0
+    assert main(["evaluate", str(workdir), named("turned")]) == 2
+    assert "(the same in another order)" in capsys.readouterr().err

@@ -1,12 +1,14 @@
 """A beginner's mistakes: each ends with one line, status 2; the corrected command is accepted."""
 
 import shlex
+from typing import Any
 
 import pytest
 
 from jaxdl import front
 from jaxdl.assemble import assemble
 from jaxdl.main import main
+from jaxdl.override import _literal
 
 BASE = "--config cnn --config.model=mlp --config.data.batch_size=32"
 ADAMW = "'adamw(learning_rate=1e-3)'"
@@ -83,7 +85,8 @@ MISTAKES = [
      f"{BASE} --config.data.batch_size=16"),
     (f"{BASE} --config.data.batch_size=30", "does not divide over 8 devices",
      f"{BASE} --config.data.batch_size=32"),
-    (f"{BASE} --config.mesh.fsdp=3", "", f"{BASE} --config.mesh.fsdp=2"),
+    (f"{BASE} --config.mesh.fsdp=3", "does not use the 8 devices there are",
+     f"{BASE} --config.mesh.fsdp=2"),
     ("--list optimizer", "did you mean 'optimizers'", "--list optimizers"),
     ("--list models nosuch", "no models match 'nosuch'", "--list models resnet18"),
     ("report nowhere", "nowhere", None),
@@ -91,7 +94,7 @@ MISTAKES = [
     ("predict nowhere x.png", "nowhere", None),
     ("summary resnet", "unknown model 'resnet'", "summary resnet20"),
     ("summary ResNet20", "did you mean 'resnet20'?", "summary resnet20"),
-    ("compare", "", None),
+    ("compare", "the following arguments are required: RUN", None),
     ("find-lr", "--config", None),
     (f"{BASE} --import nowhere.py", "nowhere", None),
     (f"{BASE} --workdir", "expected one argument", BASE),
@@ -120,6 +123,16 @@ def test_numbers_as_people_write_them(number, monkeypatch):
     (config,) = got
     assert config.optimizer.args["learning_rate"] == 0.001 and config.data.batch_size == 100
     assert config.augment[0].args["padding"] == 2
+
+
+@pytest.mark.parametrize(
+    ("typed", "value"),
+    [("007", "007"), ("1e3", 1000), ("2.0", 2), ("+5", 5), ("1.5", 1.5), ("1e-3", 1e-3),
+     ("9" * 5000, "9" * 5000), ("1e999", float("inf")), ("[1e2, .5]", "[1e2, .5]")],
+)  # fmt: skip
+def test_what_is_a_number_and_what_stays_text(typed, value):
+    read = _literal(typed, Any)
+    assert read == value and type(read) is type(value)
 
 
 def test_what_arguments_mean_is_listed(capsys):

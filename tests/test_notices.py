@@ -76,8 +76,6 @@ def test_an_option_without_an_effect_has_its_line(name):
 @pytest.mark.parametrize("name", [p.stem for p in sorted((ROOT / "configs").glob("*.py"))])
 def test_shipped_configs_have_none(name):
     config = load(name)
-    if config.data.source.name == "tfds":
-        pytest.skip("TFDS_DATA_DIR names no prepared data sets")
     plan = assemble(config, mesh=jax.make_mesh((1, 1, 1, 1), ("data", "fsdp", "tensor", "stage")))
     assert notices(config, plan, plan.abstract_state(0)) == []
 

@@ -7,7 +7,7 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 from jaxdl.config import Config, Data, Evaluation, part
-from jaxdl.metrics.retrieval import share_with_a_mate
+from jaxdl.metrics.retrieval import fraction_with_a_mate
 from jaxdl.run import run
 
 
@@ -21,7 +21,7 @@ def test_of_the_nearest_it_is_leave_one_out_classification():
         rest = np.arange(60) != i
         nearest = KNeighborsClassifier(1).fit(unit[rest], label[rest])
         hits.append(nearest.predict(unit[i : i + 1])[0] == label[i])
-    found = share_with_a_mate({"features": features, "label": label}, 1)
+    found = fraction_with_a_mate({"features": features, "label": label}, 1)
     assert found == pytest.approx(np.mean(hits))
 
 
@@ -31,17 +31,17 @@ def test_by_hand():
     features = np.stack([np.cos(turn), np.sin(turn)], 1) * [[1], [5], [0.1], [2]]
     found = {"features": features, "label": np.array([0, 1, 1, 0])}
     # 0 -> 10 (no), 10 -> 0 (no), 30 -> 10 (yes), 100 -> 30 (no)
-    assert share_with_a_mate(found, 1) == 0.25
+    assert fraction_with_a_mate(found, 1) == 0.25
     # 0 -> 10, 30 (no); 10 -> 0, 30 (yes); 30 -> 10, 0 (yes); 100 -> 30, 10 (no)
-    assert share_with_a_mate(found, 2) == 0.5
-    assert share_with_a_mate(found, 10) == 1.0
+    assert fraction_with_a_mate(found, 2) == 0.5
+    assert fraction_with_a_mate(found, 10) == 1.0
 
 
 def test_an_example_without_a_mate_does_not_count():
     features = np.eye(3)
-    assert math.isnan(share_with_a_mate({"features": features, "label": np.arange(3)}, 1))
+    assert math.isnan(fraction_with_a_mate({"features": features, "label": np.arange(3)}, 1))
     found = {"features": np.array([[1.0, 0], [1, 0.1], [0, 1]]), "label": np.array([5, 5, 2])}
-    assert share_with_a_mate(found, 1) == 1.0
+    assert fraction_with_a_mate(found, 1) == 1.0
 
 
 def test_metric_learning_is_measured_by_its_features(tmp_path):

@@ -145,10 +145,10 @@ def _by_split(files: list[Path], named_by_file: bool) -> dict[str, dict[str, tup
                 name, feature = file.stem, key
             else:
                 name, _, feature = key.partition("_") if prefixed else ("all", "", key)
-            name = "validation" if name in ("val", "valid") else name
-            ours = _FEATURES.get(feature, feature)
-            is_free = not any(other.endswith(ours) for other in keys)
-            places.setdefault(name, {})[ours if is_free else feature] = (file, key)
+            ours = _FEATURES.get(feature)
+            if ours and not any(other.endswith(ours) for other in keys):
+                feature, name = ours, "validation" if name in ("val", "valid") else name
+            places.setdefault(name, {})[feature] = (file, key)
     return places
 
 

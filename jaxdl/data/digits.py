@@ -18,16 +18,16 @@ from jaxdl.data.source import Source
 from jaxdl.data.split_spec import select
 from jaxdl.registry import register
 
-_SHARES = {"train": (0.0, 0.7), "validation": (0.7, 0.8), "test": (0.8, 1.0)}
+_FRACTIONS = {"train": (0.0, 0.7), "validation": (0.7, 0.8), "test": (0.8, 1.0)}
 
 
 def split_indices(label: np.ndarray) -> dict[str, np.ndarray]:
     """Indices of each split: 70%, 10% and 20% of every class, in file order."""
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in _SHARES}
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in _FRACTIONS}
     for k in np.unique(label):
         of_class = np.flatnonzero(label == k)
         of_class = of_class[permutation(len(of_class), int(k))]
-        for name, (start, stop) in _SHARES.items():
+        for name, (start, stop) in _FRACTIONS.items():
             parts[name].append(of_class[round(start * len(of_class)) : round(stop * len(of_class))])
     return {name: np.sort(np.concatenate(part)) for name, part in parts.items()}
 

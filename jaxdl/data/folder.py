@@ -34,21 +34,19 @@ class _Files:
         try:
             image = load(self.files[index], self.channels)
         except UserError as error:
-            raise self.refused() or error from None
+            raise self.refusal() or error from None
         if self.image_size is not None:
             image = fit(image, self.image_size)
         return {"image": image, "label": self.label[index]}
 
-    def refused(self) -> UserError | None:
-        """All files that cannot be read, in one message."""
+    def refusal(self) -> UserError | None:
+        """An error that names all files that cannot be read; None if all can."""
         damaged = unreadable(self.files, self.channels)
-        return (
-            UserError(
-                f"{len(damaged)} of {len(self.files):,} images cannot be read: {_listed(damaged)}; "
-                "mend or remove them, or leave them out by the source's on_error=skip"
-            )
-            if damaged
-            else None
+        if not damaged:
+            return None
+        return UserError(
+            f"{len(damaged)} of {len(self.files):,} images cannot be read: {_listed(damaged)}; "
+            "mend or remove them, or leave them out by the source's on_error=skip"
         )
 
 

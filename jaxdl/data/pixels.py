@@ -46,7 +46,9 @@ def check_range(image: np.ndarray, split: str) -> None:
     """Refuse float images that reach far above 1 and never below 0: pixels of [0, 255]."""
     if not jnp.issubdtype(image.dtype, jnp.floating) or not image.size:
         return
-    low, high = float(image.min()), float(image.max())
+    finite = np.isfinite(image)  # one NaN would hide all others
+    low = float(image.min(initial=np.inf, where=finite))
+    high = float(image.max(initial=-np.inf, where=finite))
     if low >= 0 and high > FLOAT_LIMIT:
         raise UserError(
             f"split '{split}': 'image' is {image.dtype} from {low:g} to {high:g}; floats are to be "

@@ -14,7 +14,7 @@ from jaxdl.data.split_spec import select
 from jaxdl.registry import register
 
 CLASSES = ("ground", "disc", "square", "triangle")
-_SHARES = {"train": (0.0, 0.8), "validation": (0.8, 0.9), "test": (0.9, 1.0)}
+_FRACTIONS = {"train": (0.0, 0.8), "validation": (0.8, 0.9), "test": (0.9, 1.0)}
 
 
 @register("sources")
@@ -41,7 +41,7 @@ def shapes(
         seed: of everything drawn.
     """
     check_room(f"source 'shapes' of size {size}", examples, size, size, 4)
-    cuts = {name: (round(i * examples), round(j * examples)) for name, (i, j) in _SHARES.items()}
+    cuts = {name: (round(i * examples), round(j * examples)) for name, (i, j) in _FRACTIONS.items()}
     places = {name: np.arange(i, j) for name, (i, j) in cuts.items()}
     drawn = [_draw((seed, int(i)), size, shapes, noise) for i in select(split, places)]
     columns = {"image": [image for image, _ in drawn], "label": [label for _, label in drawn]}

@@ -20,7 +20,7 @@ from jaxdl.registry import register
 from jaxdl.types import PADDING
 
 # Of tiny_shakespeare in TFDS: https://www.tensorflow.org/datasets/catalog/tiny_shakespeare
-_SHARES = {"train": (0.0, 0.9), "validation": (0.9, 0.95), "test": (0.95, 1.0)}
+_FRACTIONS = {"train": (0.0, 0.9), "validation": (0.9, 0.95), "test": (0.95, 1.0)}
 
 
 @register("sources")
@@ -90,7 +90,7 @@ def _windows(text: np.ndarray, length: int) -> np.ndarray:
 
 def _cut(text: bytes) -> dict[str, bytes]:
     n = len(text)
-    return {name: text[round(i * n) : round(j * n)] for name, (i, j) in _SHARES.items()}
+    return {name: text[round(i * n) : round(j * n)] for name, (i, j) in _FRACTIONS.items()}
 
 
 def _file(path: str | None) -> bytes:

@@ -16,8 +16,8 @@ from jaxdl.registry import register
 from jaxdl.types import Array, Batch
 
 
-def share_with_a_mate(found: dict[str, np.ndarray], k: int = 1) -> float:
-    """Share of the examples that have one of their class among their k nearest others.
+def fraction_with_a_mate(found: dict[str, np.ndarray], k: int = 1) -> float:
+    """Fraction of the examples that have one of their class among their k nearest others.
 
     Of `features` (n, d) scaled to length 1 and `label` (n,), over the examples whose class has
     another example; NaN where there is none.
@@ -55,4 +55,4 @@ def recall_at(*, k: Count = 1) -> Metric:
     Args:
         k: neighbours that are looked at.
     """
-    return Metric(pooled, partial(share_with_a_mate, k=k), "concat")
+    return Metric(pooled, partial(fraction_with_a_mate, k=k), "concat")

@@ -26,6 +26,7 @@ from jaxdl.cluster.signals import Interrupted, Stopping
 from jaxdl.config import Config
 from jaxdl.config_file import from_json, to_dict, to_json
 from jaxdl.errors import UserError
+from jaxdl.rundir.read import kept_steps
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -53,7 +54,7 @@ def claim(workdir: Path, config: Config, steps: int | None = None) -> list[str]:
     Raises:
         UserError: it cannot be written, holds a run of another config, or more than `steps` steps.
     """
-    saved = _saved_steps(workdir)
+    saved = kept_steps(workdir / "checkpoints")
     if steps is not None and max(saved, default=0) > steps:
         raise UserError(
             f"{workdir} holds {max(saved):,} steps, config.duration={config.duration} is "
@@ -77,11 +78,6 @@ def claim(workdir: Path, config: Config, steps: int | None = None) -> list[str]:
         if jax.process_index() == 0:
             replace(file, to_json(config))
     return shown
-
-
-def _saved_steps(workdir: Path) -> list[int]:
-    names = (path.name for path in (workdir / "checkpoints").glob("*"))
-    return [int(name) for name in names if name.isdecimal()]
 
 
 def _is_logged(workdir: Path) -> bool:

@@ -74,6 +74,12 @@ def read_config(workdir: Path) -> Config:
         raise UserError(f"{file}: {error}") from error
 
 
+def kept_steps(folder: Path) -> list[int]:
+    """Steps that have a finished checkpoint in a folder of them, ascending."""
+    found = folder.iterdir() if folder.is_dir() else ()
+    return sorted(int(f.name) for f in found if f.name.isdecimal() and f.is_dir())
+
+
 def read_manifest(workdir: Path) -> dict[str, Any]:
     """The run's manifest, empty if there is none."""
     file = workdir / "manifest.json"

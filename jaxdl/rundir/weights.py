@@ -20,7 +20,7 @@ from jaxdl.optim import schedule_free
 from jaxdl.rundir import integrity
 from jaxdl.rundir.digest import digest_on_host
 from jaxdl.rundir.journal import MetricLog
-from jaxdl.rundir.read import read_config
+from jaxdl.rundir.read import kept_steps, read_config
 from jaxdl.types import CONSTANT, PyTree
 
 
@@ -95,12 +95,6 @@ def run_constants(workdir: Path, step: int) -> dict[str, PyTree]:
     if not folder.is_dir():
         raise UserError(f"{folder} is missing, which the run began with")
     return _nested(read_leaves(folder, integrity.read(folder, 0).digests))
-
-
-def kept_steps(folder: Path) -> list[int]:
-    """Steps that have a finished checkpoint in a folder of them, ascending."""
-    found = folder.iterdir() if folder.is_dir() else ()
-    return sorted(int(f.name) for f in found if f.name.isdecimal() and f.is_dir())
 
 
 def best_step(
