@@ -1,6 +1,7 @@
 """Arguments of registered builders in words, as `jaxdl --list KIND NAME` prints them."""
 
 import functools
+import inspect
 import re
 import typing
 from typing import Annotated, Any
@@ -13,7 +14,7 @@ from jaxdl.registry import Entry, unwrapped
 
 def describe(entry: Entry) -> list[str]:
     """Describe the arguments of an entry: name, type, range, default, and below it its meaning."""
-    lines, meanings = [], _meanings(unwrapped(entry.build).__doc__ or "")
+    lines, meanings = [], _meanings(inspect.getdoc(unwrapped(entry.build)) or "")
     for name, parameter in entry.arguments().items():
         default = "" if parameter.default is parameter.empty else f" = {_shown(parameter.default)}"
         meaning = f"\n    {meanings[name]}" if name in meanings else ""
@@ -22,12 +23,12 @@ def describe(entry: Entry) -> list[str]:
 
 
 def _meanings(docstring: str) -> dict[str, str]:
-    """Arguments and their meanings, from the section `Args:` of a docstring."""
-    section = re.search(r"^ *Args:\n(.*?)(?=\n\n|\Z)", docstring, re.DOTALL | re.MULTILINE)
-    found = re.findall(
-        r"^ {8}(\w+): (.*?)(?=^ {8}\w|\Z)", section[1] if section else "", re.S | re.M
-    )
-    return {name: " ".join(text.split()) for name, text in found}
+    """Arguments and their meanings, from the section `Args:` of a docstring in the margin."""
+    section = re.search(r"^Args:\n(.*?)(?=\n\n|\Z)", docstring, re.DOTALL | re.MULTILINE)
+    if not section:
+        return {}
+    arguments = re.findall(r"^ {4}(\w+): (.*?)(?=^ {4}\w|\Z)", section[1], re.DOTALL | re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in arguments}
 
 
 def _shown(value: Any) -> str:
