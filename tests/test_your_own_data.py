@@ -44,10 +44,15 @@ def test_every_command_of_the_page(tmp_path, monkeypatch, capsys):
             if file:
                 (tmp_path / file).write_text(out)
             ran += 1
-    assert ran == 5
+    assert ran == 7
     rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
     right = [row["classes"][0]["class"] in row["file"] for row in rows]
     assert len(rows) == 80 and np.mean(right) > 0.9
     assert (tmp_path / "runs" / "photos" / "report.html").is_file()
     manifest = json.loads((tmp_path / "runs" / "arrays" / "manifest.json").read_text())
     assert manifest["data"]["class_names"] == ["red", "green", "blue"]
+    targets = [
+        json.loads((tmp_path / "runs" / name / "manifest.json").read_text())["data"]["targets"]
+        for name in ("table", "numbers")
+    ]
+    assert [t["label"]["kind"] for t in targets] == ["classes", "numbers"]

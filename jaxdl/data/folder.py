@@ -19,8 +19,8 @@ _SEED = 0
 
 
 @dataclasses.dataclass(frozen=True)
-class _Files:
-    """Image files and their labels, read when asked for."""
+class ImageFiles:
+    """Image files and their labels, (n,) or (n, k), read when asked for."""
 
     files: list[Path]
     label: np.ndarray
@@ -98,7 +98,7 @@ def folder(
     sizes = dict.fromkeys(roots, 0) | {name: len(found) for name, found in listed.items()}
     chosen = [e for name, i, j in resolve(split, sizes) for e in listed[name][i:j]]
     label = np.array([k for _, k in chosen], np.int32)
-    files = _Files([f for f, _ in chosen], label, image_size, channels)
+    files = ImageFiles([f for f, _ in chosen], label, image_size, channels)
     return Source(files, class_names, labels=lambda: label, notes=notes)
 
 
