@@ -5,9 +5,11 @@ import re
 import shlex
 
 import numpy as np
+import pytest
 from conftest import ROOT
 from PIL import Image
 
+from jaxdl.loaded import load_run
 from jaxdl.main import main
 
 PAGE = (ROOT / "docs" / "your-own-data.md").read_text()
@@ -44,10 +46,15 @@ def test_every_command_of_the_page(tmp_path, monkeypatch, capsys):
             if file:
                 (tmp_path / file).write_text(out)
             ran += 1
-    assert ran == 7
+    assert ran == 8
     rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
     right = [row["classes"][0]["class"] in row["file"] for row in rows]
     assert len(rows) == 80 and np.mean(right) > 0.9
+    first = json.loads((tmp_path / "numbers.jsonl").read_text().splitlines()[0])
+    answer = load_run(tmp_path / "runs" / "numbers").predict([first["file"]])["logits"]
+    assert first["numbers"] == {"number": pytest.approx(float(answer[0, 0]))}
+    assert main(["predict", "runs/numbers", "photos/cat", "--top-k", "2"]) == 2
+    assert "--top-k changes nothing: this run learns numbers" in capsys.readouterr().err
     assert (tmp_path / "runs" / "photos" / "report.html").is_file()
     manifest = json.loads((tmp_path / "runs" / "arrays" / "manifest.json").read_text())
     assert manifest["data"]["class_names"] == ["red", "green", "blue"]

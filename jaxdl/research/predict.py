@@ -34,11 +34,15 @@ class Answer(NamedTuple):
     """the likeliest first"""
     mask: np.ndarray | None = None
     """(h, w) int, the class of each pixel of the image as the run reads it"""
+    numbers: dict[str, float] | None = None
+    """of a run that learns numbers, by name"""
     error: str | None = None
     """why the file was not predicted"""
 
     def to_json(self) -> dict[str, Any]:
-        """The file and its classes as JSON."""
+        """The file and its classes, or its numbers, as JSON."""
+        if self.numbers is not None:
+            return {"file": str(self.file), "numbers": self.numbers}
         key = "probability" if self.mask is None else "fraction"
         classes = [{"class": c.name, "number": c.number, key: c.fraction} for c in self.classes]
         return {"file": str(self.file), "classes": classes}
@@ -48,12 +52,10 @@ def predicted(run: LoadedRun, files: Sequence[Path], top: int) -> Iterator[Answe
     """An answer for each image file, in order.
 
     Args:
-        run: that classifies images or their pixels.
+        run: that classifies images or their pixels, or learns numbers of images.
         files: to be read.
         top: classes of each answer; of a mask only those that are on it.
     """
-    if run.plan.target.kind == "numbers":
-        raise UserError("this run learns numbers, not classes: they are load_run(RUN).predict(...)")
     channels = run.image_shape[2]
     for start in range(0, len(files), run.batch_size):
         read = [_read(file, channels) for file in files[start : start + run.batch_size]]
@@ -77,6 +79,9 @@ def _read(file: Path, channels: int) -> np.ndarray | UserError:
 
 def _answer(run: LoadedRun, file: Path, output: dict[str, np.ndarray], top: int) -> Answer:
     names, mask = run.class_names, None
+    if run.plan.target.kind == "numbers":
+        pairs = zip(names, output["logits"], strict=True)
+        return Answer(file, numbers={name: float(x) for name, x in pairs})
     if "probability" in output:
         fractions = output["probability"]
     else:

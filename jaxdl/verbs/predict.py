@@ -24,7 +24,7 @@ UNREAD = 1
     option("--json", action="store_true", help="print a JSON object a line"),
 )
 def predict(options: Namespace) -> int:
-    """Predict the classes of new images, their masks, or how a text goes on.
+    """Predict the classes or numbers of new images, their masks, or how a text goes on.
 
     The run directory is enough: its training data need not be there. Images are turned upright,
     resized and cut as the run's source does it. Segmentation writes a PNG for each image, whose
@@ -41,6 +41,8 @@ def predict(options: Namespace) -> int:
     _refuse(options, "text", "length", why="this run reads images")
     if run.plan.unit == "example":
         _refuse(options, "output", why="this run gives an image one class, and no mask")
+        if run.plan.target.kind == "numbers":
+            _refuse(options, "top_k", why="this run learns numbers")
     return _classify(run, options)
 
 
@@ -72,8 +74,9 @@ def _classify(run: Any, options: Namespace) -> int:
             with writing(folder / name):
                 save_mask(answer.mask, folder / name, len(run.class_names))
             row, also = row | {"mask": str(folder / name)}, f"  {folder / name}"
-        classes = "  ".join(f"{c.name} {100 * c.fraction:.1f}%" for c in answer.classes)
-        shown = f"{str(answer.file):<{width}}  {classes}{also}"
+        words = [f"{c.name} {100 * c.fraction:.1f}%" for c in answer.classes]
+        words += [f"{name} {x:.6g}" for name, x in (answer.numbers or {}).items()]
+        shown = f"{str(answer.file):<{width}}  {'  '.join(words)}{also}"
         print(json.dumps(row) if options.json else shown, flush=True)
     return UNREAD if unread else 0
 
