@@ -105,7 +105,8 @@ def npz_of(pixels, kind, path):
         truth = truth.astype(np.float32 if truth.dtype.kind == "f" else np.int64)
         truth = truth[:, 0] // 4 if kind == "classes" else truth
         truth = truth[:, 0] if kind == "one number" else truth
-        arrays |= {f"{split}_image": pixels[start : start + n], f"{split}_label": truth}
+        name = "validation" if split == "val" else split
+        arrays |= {f"{name}_image": pixels[start : start + n], f"{name}_label": truth}
         start += n
     np.savez(path, **arrays)
     return path
