@@ -35,6 +35,29 @@ class Measured(NamedTuple):
     """A builder of the order of examples; None where each comes once"""
 
 
+class Asked(NamedTuple):
+    """A split that a config asks for, before it is opened."""
+
+    field: str
+    """Of the config that names it, such as 'data.train'"""
+    split: str
+    build: Callable[[str], Any]
+    """The name of a split -> what its source gives"""
+    subset: Callable[..., Any] | None
+    """A builder of the kind `subsets`, bound"""
+
+
+def asked(config: Config, parts: registry.Parts, role: str) -> Asked:
+    """The split of a role: 'train', or the name of an evaluation split."""
+    own = held_of(config).get(role, Held(split=config.data.train))
+    is_named = role in config.evaluation.splits
+    where = f"evaluation.splits.{role}" if is_named else "data"
+    source = parts.one(f"{where}.source") or parts.one("data.source")
+    subset = parts.one(f"{where}.subset") if role == "train" or is_named else None
+    field = f"{where}.split" if is_named else f"data.{role}"
+    return Asked(field, own.split, functools.partial(_build, source), subset)
+
+
 def open_splits(
     config: Config,
     roles: Sequence[str] | None = None,
@@ -54,15 +77,11 @@ def open_splits(
     splits: dict[str, Split] = {}
     for role in ("train", *held) if roles is None else roles:
         own = held.get(role, Held(split=config.data.train))
-        where = f"evaluation.splits.{role}" if role in config.evaluation.splits else "data"
-        source = parts.one(f"{where}.source") or parts.one("data.source")
-        subset = parts.one(f"{where}.subset") if role == "train" or where != "data" else None
-        build = functools.partial(_build, source)
-        field = f"{where}.split" if role in config.evaluation.splits else f"data.{role}"
+        field, name, build, subset = asked(config, parts, role)
         with at(f"config.{field}", SplitError):
             splits[role] = open_split(
                 build,
-                own.split,
+                name,
                 num_classes=num_classes,
                 subset=subset_of(subset, config.seed) if subset else None,
                 **settings,

@@ -371,7 +371,7 @@ def _introduce(session: Session, state: TrainState, changes: list[str]) -> None:
     print(summary(config))
     print(f"  {'examples':<15} {sizes}")
     for role, split in plan.splits.items():
-        for line in split.source.notes:
+        for line in split.source.remarks():
             print(f"  {role}: {line}")
     for line in notices(config, plan, state):
         print(f"  {line}")

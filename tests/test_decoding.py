@@ -255,6 +255,7 @@ def test_every_unreadable_file_is_in_one_list(photos, memory):
     assert all(str(file) in str(refused.value) for file in broken)
     assert set(unreadable(sorted(photos.rglob("*.png")), 3)) == set(broken)
     skipping = folder("all", path=str(photos), on_error="skip")
-    assert len(skipping) == 4 and skipping.notes[0].startswith("2 images skipped: ")
+    assert len(skipping) == 4 and skipping.remarks()[0].startswith("2 left out: ")
+    assert set(skipping.left_out) == set(map(str, broken))
     split = open_split(lambda _: skipping, "all", memory=memory)
     assert split.examples(np.arange(4))["image"].shape == (4, H, W, 3)

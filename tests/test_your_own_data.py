@@ -46,7 +46,7 @@ def test_every_command_of_the_page(tmp_path, monkeypatch, capsys):
             if file:
                 (tmp_path / file).write_text(out)
             ran += 1
-    assert ran == 8
+    assert ran == 9
     rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
     right = [row["classes"][0]["class"] in row["file"] for row in rows]
     assert len(rows) == 80 and np.mean(right) > 0.9

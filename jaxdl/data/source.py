@@ -34,7 +34,10 @@ class Source:
         vocabulary: tokens there are, padding included; those of the tokenizer if it is given.
         targets: what arrays of a record ask of a network, by key, where that does not follow from
             their shapes and values; see `target.infer`.
-        notes: lines for the user, such as files that were skipped.
+        notes: lines for the user, such as how many texts were cut.
+        left_out: what is not among the records though it looks like an example, by name, each with
+            the reason.
+        faults: what is wrong with the data as a whole, a line each; a run refuses them.
     """
 
     records: Records
@@ -45,12 +48,30 @@ class Source:
     vocabulary: int | None = None
     targets: Mapping[str, Target] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    faults: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:
         return self.records[index]
+
+    def remarks(self) -> tuple[str, ...]:
+        """Lines for the user: the notes, and the names that were left out."""
+        if not self.left_out:
+            return self.notes
+        return (*self.notes, f"{len(self.left_out):,} left out: {listed(self.left_out)}")
+
+    def name(self, index: int) -> str:
+        """A record as its owner knows it: the file, where it is one, or its number."""
+        name = getattr(self.records, "name", None)
+        return name(index) if name else f"record {index}"
+
+    def example(self, index: int) -> Mapping[str, Any]:
+        """A record; one that cannot be read is refused for itself, without a look at the others."""
+        example = getattr(self.records, "example", None)
+        return example(index) if example else self.records[index]
 
     def read(self, indices: Sequence[int] | np.ndarray) -> list[Mapping[str, Any]]:
         """Several records, in one request where the records can answer one."""
@@ -62,6 +83,12 @@ class Source:
         """The source of some of the records, in the order of their numbers `rows`."""
         labels = self.labels and (lambda: np.asarray(self.labels())[rows])
         return dataclasses.replace(self, records=_Chosen(self, rows), labels=labels)
+
+
+def listed(reasons: Mapping[Any, str], most: int = 20) -> str:
+    """Some names, each with its reason, and how many more there are."""
+    shown = [f"{name} ({why})" for name, why in list(reasons.items())[:most]]
+    return ", ".join(shown) + (f", and {len(reasons) - most:,} more" if len(reasons) > most else "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +103,14 @@ class _Chosen:
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:
         return self.source[int(self.rows[index])]
+
+    def name(self, index: int) -> str:
+        """As the source has it."""
+        return self.source.name(int(self.rows[index]))
+
+    def example(self, index: int) -> Mapping[str, Any]:
+        """As the source gives it."""
+        return self.source.example(int(self.rows[index]))
 
     def __getitems__(self, indices: Sequence[int]) -> list[Mapping[str, Any]]:
         return self.source.read(self.rows[np.asarray(indices, np.int64)])

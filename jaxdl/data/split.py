@@ -156,7 +156,7 @@ class Split:
         for name, spec in self.element_spec.items():
             if name in columns:
                 continue
-            values = [_array(name, record.get(name), self.name) for record in records]
+            values = [as_numbers(name, record.get(name), self.name) for record in records]
             for i, value in zip(self.numbers(indices), values, strict=True):
                 if value.shape != spec.shape:
                     raise UserError(_misfit(self.name, int(i), name, value.shape, spec.shape))
@@ -197,9 +197,11 @@ def open_split(
     if not isinstance(source, Source):
         kind = type(source).__name__
         raise UserError(f"a source gives a Source or a dict of arrays, not a {kind}")
+    if source.faults:
+        raise UserError("; ".join(source.faults))
     if len(source) == 0:
         raise UserError(f"split '{split}' is empty")
-    first = {name: _array(name, value, split) for name, value in source[0].items()}
+    first = {name: as_numbers(name, value, split) for name, value in source[0].items()}
     spec = {name: jax.ShapeDtypeStruct(a.shape, _dtype(name, a)) for name, a in first.items()}
     _check_spec(spec, split)
     spec = {name: s for name, s in spec.items() if labels or name in UNLABELLED}
@@ -259,7 +261,7 @@ def _decode(split: Split, threads: int) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _array(name: str, value: Any, split: str) -> np.ndarray:
+def as_numbers(name: str, value: Any, split: str) -> np.ndarray:
     """A feature of one example as an array of numbers; an image always has channels."""
     array = np.asarray(value)
     if not any(jnp.issubdtype(array.dtype, kind) for kind in _NUMBERS):

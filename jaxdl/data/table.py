@@ -12,11 +12,11 @@ import numpy as np
 from jaxdl.config import Count
 from jaxdl.data.arrays import from_arrays
 from jaxdl.data.folder import ImageFiles
-from jaxdl.data.images import Side
+from jaxdl.data.images import Side, unreadable
 from jaxdl.data.sampler import permutation, words
 from jaxdl.data.source import Source
 from jaxdl.data.split_spec import names, select
-from jaxdl.data.target import Target
+from jaxdl.data.target import SUM_TOLERANCE, Target
 from jaxdl.data.tokenizers import Tokenize, byte_tokenizer, learnt
 from jaxdl.errors import UserError, choices
 from jaxdl.registry import register
@@ -81,6 +81,7 @@ def csv(
     delimiter: str = ",",
     image_size: Side | None = None,
     channels: Literal[1, 3, 4] = 3,
+    on_error: Literal["refuse", "skip"] = "refuse",
     length: Count = 128,
     tokenizer: Tokenize = byte_tokenizer,
 ) -> Source:
@@ -106,6 +107,7 @@ def csv(
         delimiter: between two cells.
         image_size: of images, as in `folder`.
         channels: of images, as in `folder`.
+        on_error: of images, as in `folder`.
         length: tokens of a text: longer ones are cut, and counted.
         tokenizer: of the texts; what it learns, it learns from the rows of split 'train'.
     """
@@ -123,10 +125,14 @@ def csv(
         notes = (f"{cut:,} of {len(rows):,} texts cut to {length} tokens",) if cut else ()
         source = dataclasses.replace(source, notes=notes)
     else:
-        listed = [table.path.parent / cell for cell in table.column(column)]
-        _check_files(table, column, listed, rows)
-        chosen = [listed[i] for i in rows]
-        source = Source(ImageFiles(chosen, values[rows], image_size, channels))
+        files = [table.path.parent / cell for cell in table.column(column)]
+        damaged = unreadable([files[i] for i in rows], channels) if on_error == "skip" else {}
+        rows = np.array([i for i in rows if files[i] not in damaged], np.int64)
+        source = Source(
+            ImageFiles([files[i] for i in rows], values[rows], image_size, channels),
+            left_out={str(file): why for file, why in damaged.items()},
+            faults=_missing(table, column, files, rows),
+        )
     if target.kind != "classes":
         return dataclasses.replace(source, targets={"label": target}, labels=None)
     return dataclasses.replace(source, class_names=target.names, labels=lambda: values[rows])
@@ -201,7 +207,7 @@ def _target(table: Table, label: tuple[str, ...], kind: Kind | None) -> tuple[Ta
         return _single(table, label[0], kind)
     values = np.stack([table.numbers(name) for name in label], axis=1)
     is_binary = np.isin(values, (0, 1)).all(axis=1)
-    is_soft = (values >= 0).all(axis=1) & np.isclose(values.sum(axis=1), 1, atol=1e-3)
+    is_soft = (values >= 0).all(axis=1) & np.isclose(values.sum(axis=1), 1, atol=SUM_TOLERANCE)
     if kind is None:
         kind = "multilabel" if is_binary.all() else "soft" if is_soft.all() else "numbers"
     rule = {
@@ -297,12 +303,14 @@ def _tokens(encoded: Sequence[np.ndarray], length: int) -> tuple[np.ndarray, int
     return tokens, sum(len(text) > length for text in encoded)
 
 
-def _check_files(table: Table, column: str, files: Sequence[Path], rows: np.ndarray) -> None:
+def _missing(table: Table, column: str, files: Sequence[Path], rows: np.ndarray) -> tuple[str, ...]:
+    """In one line, the files that are not there."""
     missing = [i for i in sorted(rows) if not files[i].is_file()]
-    if missing:
-        shown = ", ".join(f"{files[i]} (line {table.lines[i]})" for i in missing[:_MOST])
-        more = f", and {len(missing) - _MOST} more" if len(missing) > _MOST else ""
-        raise UserError(
-            f"{len(missing)} of {len(rows):,} files in column '{column}' of {table.path} "
-            f"are missing: {shown}{more}"
-        )
+    if not missing:
+        return ()
+    shown = ", ".join(f"{files[i]} (line {table.lines[i]})" for i in missing[:_MOST])
+    more = f", and {len(missing) - _MOST} more" if len(missing) > _MOST else ""
+    return (
+        f"{len(missing)} of {len(rows):,} files in column '{column}' of {table.path} "
+        f"are missing: {shown}{more}",
+    )

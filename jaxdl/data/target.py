@@ -11,6 +11,8 @@ Kind = Literal["classes", "multilabel", "soft", "numbers", "mask", "tokens"]
 KINDS: tuple[str, ...] = get_args(Kind)
 INPUTS = ("image", "source", "mask", "index")
 """Keys of a batch that are not targets."""
+SUM_TOLERANCE = 1e-3
+"""Probabilities of classes add up to 1 to within this."""
 
 
 class Target(NamedTuple):
@@ -70,7 +72,7 @@ def infer(name: str, array: np.ndarray, whole: bool, num_classes: int | None) ->
 def _kind_of_rows(rows: np.ndarray, integer: bool) -> Kind:
     if integer:
         return "multilabel" if np.isin(rows, (0, 1)).all() else "numbers"
-    is_soft = (rows >= 0).all() and np.allclose(rows.sum(axis=1), 1, atol=1e-3)
+    is_soft = (rows >= 0).all() and np.allclose(rows.sum(axis=1), 1, atol=SUM_TOLERANCE)
     return "soft" if is_soft else "multilabel" if np.isin(rows, (0, 1)).all() else "numbers"
 
 

@@ -258,6 +258,11 @@ def preparation(preprocess: Sequence[Transform]) -> Callable[[Batch], Batch]:
     return prepare
 
 
+def augmentation(augment: Sequence[Transform]) -> Callable[[Array, Batch], Batch]:
+    """A function (key, batch) -> batch that applies random transforms, each with its own key."""
+    return lambda key, batch: _randomly(augment, batch, jax.random.split(key, len(augment)))
+
+
 class StreamTransforms(NamedTuple):
     """Transforms of the batches of a further stream."""
 

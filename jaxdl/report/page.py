@@ -39,17 +39,22 @@ def write_report(workdir: Path) -> Path:
     return path
 
 
-def render(content: dict[str, Any]) -> str:
-    """The page for what `describe` found."""
+def render(content: dict[str, Any], template: str = "report.html.jinja") -> str:
+    """A page of a template of this folder, in the style of all pages.
+
+    Args:
+        content: what the template shows, by the names that it uses.
+        template: its file.
+    """
     import jinja2
 
-    source = (
-        importlib.resources.files("jaxdl.report").joinpath("report.html.jinja").read_text("utf-8")
-    )
+    folder = importlib.resources.files("jaxdl.report")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.from_string(source).render(content)
+    style = markup(folder.joinpath("page.css").read_text("utf-8").rstrip("\n"))
+    source = folder.joinpath(template).read_text("utf-8")
+    return environment.from_string(source).render(content, style=style)
 
 
 def describe(workdir: Path) -> dict[str, Any]:

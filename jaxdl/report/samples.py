@@ -13,7 +13,7 @@ from jaxdl.rundir.read import Maps, Predictions
 MOST_NUMBERED = 20  # classes whose confusions can be read as numbers
 MOST_MAPPED = 100  # classes whose confusions can be seen as a map
 SHOWN = 24  # examples of each kind on the page
-_SIDE = 160  # pixels: what a larger image is reduced to
+SMALL_SIDE = 160  # pixels: what a larger image is reduced to
 _RIGHT, _WRONG = (37, 99, 235), (217, 119, 6)
 
 
@@ -100,7 +100,7 @@ def examples(found: Predictions, names: list[str]) -> dict[str, list[dict[str, A
             kind.append(
                 {
                     "source": png_uri(found.image[place]),
-                    "small": max(found.image.shape[1:3]) < _SIDE,
+                    "small": max(found.image.shape[1:3]) < SMALL_SIDE,
                     "truth": names[truth] if 0 <= truth < len(names) else str(truth),
                     "said": names[said] if 0 <= said < len(names) else str(said),
                     "confidence": f"{100 * found.confidence[i]:.0f}%"
@@ -123,7 +123,7 @@ def segmented(found: Maps, names: list[str]) -> dict[str, Any]:
     rows = [
         {
             "sources": [png_uri(picture) for picture in (image, *maps)],
-            "small": max(image.shape[:2]) < _SIDE,
+            "small": max(image.shape[:2]) < SMALL_SIDE,
             "number": int(number),
         }
         for image, *maps, number in zip(
@@ -172,7 +172,7 @@ def png_uri(image: np.ndarray) -> str:
     from PIL import Image
 
     picture = Image.fromarray(image if image.shape[-1] in (3, 4) else image[..., 0])
-    picture.thumbnail((_SIDE, _SIDE))
+    picture.thumbnail((SMALL_SIDE, SMALL_SIDE))
     file = io.BytesIO()
     picture.save(file, format="png", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
