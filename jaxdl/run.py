@@ -30,6 +30,7 @@ from jaxdl.report import write_report
 from jaxdl.rundir import directory
 from jaxdl.rundir.outputs import note, save_outputs
 from jaxdl.rundir.progress import Diverged, TrainLog
+from jaxdl.rundir.writer import only_writer
 from jaxdl.session import ROLLED_BACK, Session
 from jaxdl.train.evaluate import make_evaluate, predict_maps
 from jaxdl.train.loop import Hook, every, fit, piecewise, run_hooks
@@ -52,18 +53,20 @@ def run(config: Config, workdir: Path) -> dict[str, float]:
         Interrupted: a signal came; the state is saved and the same call goes on from it.
         Diverged: too many steps in a row were not finite; the state is that before them.
     """
-    with stop_signals() as stop:
-        return _run(config, workdir, stop)
+    with stop_signals() as stop, contextlib.ExitStack() as writer:
+        return _run(config, workdir, stop, writer)
 
 
-def _run(config: Config, workdir: Path, stop: Stop) -> dict[str, float]:
+def _run(
+    config: Config, workdir: Path, stop: Stop, writer: contextlib.ExitStack
+) -> dict[str, float]:
     plan = assemble(config)
     if plan.refreshes:
         check_refreshes(plan.refreshes, plan.abstract_state(config.seed))
     check_patterns(config, plan)
     begin = read_beginning(config, plan, workdir)
     same = data_changes(config, plan, workdir)
-    changes = [*_claim(workdir, config, plan.steps), *same]
+    changes = [*_claim(workdir, config, plan.steps, writer), *same]
     manifest = directory.Manifest(workdir, **run_metadata(plan, config))
     with explained(config, plan), Session(config, plan, workdir, stop, begin) as session:
         clock = time.perf_counter()
@@ -106,11 +109,14 @@ def check_patterns(config: Config, plan: Plan) -> None:
         plan.abstract_state(config.seed)
 
 
-def _claim(workdir: Path, config: Config, steps: int) -> list[str]:
-    """Claim the directory from one process, and check that all processes see it."""
+def _claim(workdir: Path, config: Config, steps: int, writer: contextlib.ExitStack) -> list[str]:
+    """Lock and claim the directory from one process, and check that all processes see it."""
     if jax.process_count() > 1 and not hosts.several():
         raise UserError("several processes that know nothing of each other: see hosts.joined()")
-    changes = directory.claim(workdir, config, steps) if hosts.leads() else []
+    changes = []
+    if hosts.leads():
+        writer.enter_context(only_writer(workdir))
+        changes = directory.claim(workdir, config, steps)
     hosts.gather("claimed", None)
     if not (workdir / "config.json").is_file():
         raise UserError(f"{workdir} is not that of process 0: all processes must see one workdir")

@@ -126,7 +126,7 @@ def test_a_run_leaves_all_that_it_promises_and_repeats_bit_for_bit(tmp_path, cap
     left = {p.name for p in (tmp_path / "a").iterdir()}
     assert left == {
         "config.json", "manifest.json", "metrics.jsonl", "tensorboard", "checkpoints",
-        "outputs", "predictions.npz", "report.html",
+        "outputs", "predictions.npz", "report.html", ".lock",
     }  # fmt: skip
     assert first["test/accuracy"] > 0.3  # chance is 0.1
     manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())

@@ -25,6 +25,7 @@ from jaxdl.population.stacked import mesh_of
 from jaxdl.report import write_report
 from jaxdl.rundir import directory
 from jaxdl.rundir.outputs import note, save_outputs
+from jaxdl.rundir.writer import only_writer
 from jaxdl.train.state import TrainState
 
 
@@ -43,7 +44,7 @@ def run(config: Config, workdir: Path) -> list[dict[str, Any]]:
     plan = assemble(members[0].config, mesh=mesh_of(1))
     single.check_patterns(members[0].config, plan)
     begin = read_beginning(config, plan, workdir)
-    with stop_signals() as stop:
+    with stop_signals() as stop, only_writer(workdir):
         directory.claim(workdir, config, plan.steps)
         manifest = directory.Manifest(workdir, members=len(members), steps=plan.steps)
         with Population(config, plan, workdir, stop, begin) as population:
