@@ -40,10 +40,26 @@ def notices(config: Config, plan: Plan, state: TrainState) -> list[str]:
             f"config.data.batch_size {size:,} is more than the {examples:,} training examples: "
             "a batch repeats them"
         )
+    for name, split in plan.splits.items():
+        lines += _of_images(name, split)
     lines += _of_labels(plan.splits["train"])
     for option, why in (*_of_config(config), *_of_network(config, plan, state)):
         lines.append(f"config.{option} changes nothing: {why}")
     return lines
+
+
+def _of_images(name: str, split: Split) -> Iterator[str]:
+    """Images in memory with a value that is not finite."""
+    image = (split.arrays or {}).get("image")
+    if image is None or not np.issubdtype(image.dtype, np.floating):
+        return
+    broken = np.flatnonzero(~np.isfinite(image).reshape(len(image), -1).all(axis=1))
+    if broken.size:
+        number = int(split.numbers(broken[:1])[0])
+        yield (
+            f"{broken.size:,} of {len(image):,} images of split '{name}' hold NaN or infinity, the "
+            f"first is record {number}: a loss of them is not finite"
+        )
 
 
 def _of_labels(train: Split) -> Iterator[str]:

@@ -9,8 +9,10 @@ from PIL import Image
 from jaxdl.data.arrays import npz
 from jaxdl.data.folder import folder
 from jaxdl.data.images import image_files, load, unreadable
+from jaxdl.data.source import Source
 from jaxdl.data.split import open_split
 from jaxdl.errors import UserError
+from tests.encoders import png, tiff
 
 RNG = np.random.default_rng(0)
 H, W = 5, 7
@@ -121,6 +123,85 @@ def test_pixels_out_of_range_are_refused(pixels, says, tmp_path):
         load(saved(Image.fromarray(pixels), tmp_path / "x.tif", "TIFF"), 3)
 
 
+# Files of kinds that Pillow does not write
+
+
+def eight(samples, bits):
+    """Samples of any number of bits as a viewer with 8 shows them."""
+    return samples >> (bits - 8) if bits >= 8 else np.round(samples * 255 / (2**bits - 1))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("transparent", [False, True])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_a_grey_png_of_any_depth_has_its_transparent_grey(bits, transparent, channels, tmp_path):
+    samples = RNG.integers(0, 2**bits, (H, W))
+    place = samples == samples[2, 3]
+    file = png(tmp_path / "x", samples, bits, (samples[2, 3],) if transparent else None)
+    alpha = np.where(place, 0, 255) if transparent else None
+    pixels = load(file, channels)
+    shown = expected(three(eight(samples, bits)), alpha, channels)
+    np.testing.assert_allclose(pixels, shown, atol=0 if channels > 1 else 1)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("samples_of_one", [2, 3, 4])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_colour_png_of_any_depth(bits, samples_of_one, channels, tmp_path):
+    samples = RNG.integers(0, 2**bits, (H, W, samples_of_one))
+    seen = eight(samples, bits)
+    alpha = seen[..., -1] if samples_of_one != 3 else None
+    colour = three(seen[..., 0]) if samples_of_one == 2 else seen[..., :3]
+    pixels = load(png(tmp_path / "x", samples, bits), channels)
+    atol = 0 if alpha is None and channels > 1 else 1.01
+    np.testing.assert_allclose(pixels, expected(colour, alpha, channels), atol=atol)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_colour_png_with_a_transparent_colour(bits, tmp_path):
+    samples = RNG.integers(0, 2**bits, (H, W, 3))
+    file = png(tmp_path / "x", samples, bits, tuple(samples[2, 3]))
+    if bits == 16:
+        with pytest.raises(UserError, match="a transparent colour of 16 bits is not read"):
+            load(file, 3)
+        return
+    shown = samples.copy()
+    shown[2, 3] = 255
+    np.testing.assert_array_equal(load(file, 3), shown)
+
+
+# (bits, white is zero, sample format, byte order) to the words of a refusal, or None.
+TIFFS = {
+    **dict.fromkeys(itertools.product([1, 2, 4, 8], [False, True], [1], "<>")),
+    **dict.fromkeys(itertools.product([32], [False, True], [3], "<>")),
+    **dict.fromkeys([(12, False, 1, "<"), (16, True, 1, "<"), (32, False, 1, "<")]),
+    **dict.fromkeys(itertools.product([16], [False], [1], "<>")),
+    **dict.fromkeys(itertools.product([32], [False], [2], "<>")),
+    **{(8, False, 2, order): "signed numbers of 8 bits" for order in "<>"},
+    **{(16, False, 2, order): "signed numbers of 16 bits" for order in "<>"},
+    **{(bits, True, 1, ">"): "cannot identify" for bits in (12, 16, 32)},
+}
+
+
+@pytest.mark.parametrize("case", TIFFS, ids=lambda case: "-".join(map(str, case)))
+def test_a_grey_tiff_of_any_samples(case, tmp_path):
+    bits, white_is_zero, sample_format, order = case
+    if sample_format == 3:
+        samples, shown = UNIT, np.round(255 * UNIT)
+    else:
+        used = min(bits, 16)
+        samples = RNG.integers(0, 2**used // sample_format, (H, W))
+        shown = eight(samples, used)
+    kind = {"white_is_zero": white_is_zero, "sample_format": sample_format, "order": order}
+    file = tiff(tmp_path / "x", samples, bits, **kind)
+    if says := TIFFS[case]:
+        with pytest.raises(UserError, match=says):
+            load(file, 3)
+        return
+    shown = 255 - shown if white_is_zero else shown
+    np.testing.assert_allclose(load(file, 3), three(shown), atol=1 if sample_format == 3 else 0)
+
+
 # Arrays
 
 ARRAYS = list(
@@ -203,6 +284,16 @@ def test_one_nan_does_not_hide_the_range_of_the_others(tmp_path):
     image[0, 0, 0] = np.nan
     with pytest.raises(UserError, match="from 200 to 200"):
         open_split(lambda _: {"image": image, "label": np.zeros(2, int)}, "all", memory=ROOM)
+
+
+@pytest.mark.parametrize("memory", [ROOM, 0])
+def test_floats_of_bytes_are_refused_though_one_is_negative_and_the_first_are_dark(memory):
+    image = np.linspace(-1, 255, 20 * 48, dtype=np.float32).reshape(20, 4, 4, 3)
+    records = [{"image": x, "label": i % 2} for i, x in enumerate(image)]
+    with pytest.raises(UserError, match="from -1 to 25[0-9.]+; floats are to be in"):
+        open_split(lambda _: Source(records, num_classes=2), "all", memory=memory)
+    standardised = Source([r | {"image": r["image"] / 50 - 2.5} for r in records], num_classes=2)
+    assert len(open_split(lambda _: standardised, "all", memory=memory)) == 20
 
 
 @pytest.mark.parametrize("names", [np.array("cat"), np.array([["a"], ["b"]]), np.array([])])

@@ -146,6 +146,17 @@ def test_classes_without_an_example_are_told(tmp_path):
     assert said.startswith("127 of 129 classes have no training pixels: 1, 2, 3, 4, 5, ...")
 
 
+def test_images_that_are_not_finite_are_told(tmp_path):
+    image = np.zeros((16, 8, 8, 1), np.float32)
+    image[3, 0, 0], image[9, 1, 1] = np.nan, np.inf
+    np.savez(tmp_path / "x.npz", image=image, label=np.arange(16) % 2)
+    source = part("npz", path=str(tmp_path / "x.npz"))
+    data = Data(source=source, train="all[2:]", batch_size=8, validation=None, test=None)
+    (told,) = lines(dataclasses.replace(BASE, data=data))
+    assert told.startswith("2 of 14 images of split 'train' hold NaN or infinity, the first is")
+    assert "record 1:" in told
+
+
 def test_masks_of_0_and_255_are_refused(tmp_path):
     mask = np.zeros((16, 8, 8), np.int64)
     mask[:, 4:] = 255

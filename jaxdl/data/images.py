@@ -3,14 +3,17 @@
 import concurrent.futures
 import contextlib
 import os
+import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 import numpy as np
 from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import BITSPERSAMPLE, SAMPLEFORMAT
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION as PHOTOMETRIC
 
 from jaxdl.errors import UserError
 
@@ -34,7 +37,7 @@ Side = Annotated[int, msgspec.Meta(ge=1, le=16384)]
 def load(file: Path, channels: int) -> np.ndarray:
     """An image file as (h, w, channels) uint8; 1 channel is grey, 3 are red, green and blue.
 
-    It is turned as its EXIF orientation says. Of 16 bits the upper 8 are kept; float pixels are
+    It is turned as its EXIF orientation says. Of 12 or 16 bits the upper 8 are kept; floats are
     those of [0, 1], times 255. What is transparent is shown on white, unless alpha is asked for.
 
     Args:
@@ -51,24 +54,63 @@ def load(file: Path, channels: int) -> np.ndarray:
         with Image.open(file, formats=tuple(FORMATS)) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise ValueError(f"{image.width} x {image.height} are too many pixels")
+            stored = _stored(image)
             upright = image
             with contextlib.suppress(Exception):  # a broken orientation is none
                 upright = ImageOps.exif_transpose(image)
-            return with_channels(np.asarray(_opaque(_bytes(upright), channels)))
+            return with_channels(np.asarray(_opaque(_bytes(upright, stored), channels)))
     except Exception as error:  # Pillow's decoders raise whatever the format's parser raises
         raise UserError(f"cannot read the image {file}: {error}") from error
 
 
-def _bytes(image: Image.Image) -> Image.Image:
-    """An image of 16 bits or of floats as one of 8 bits, which Pillow would clip; others as is."""
+class _Stored(NamedTuple):
+    """Samples of a file, of which Pillow keeps the numbers but not the meaning."""
+
+    bits: int
+    white_is_zero: bool
+
+
+def _stored(image: Image.Image) -> _Stored:
+    """The samples of a file that is opened; its transparent grey becomes one of 8 bits, if need be.
+
+    Raises:
+        ValueError: Pillow would read them as others.
+    """
+    bits, white_is_zero = 16, False
+    transparent = image.info.get("transparency")
+    if image.format == "TIFF":
+        tags = image.tag_v2  # type: ignore[attr-defined]  # of a class that Pillow does not name
+        bits, white_is_zero = tags.get(BITSPERSAMPLE, (1,))[0], not tags.get(PHOTOMETRIC, 1)
+        if tags.get(SAMPLEFORMAT, (1,))[0] == 2 and bits <= 16:
+            raise ValueError(f"its pixels are signed numbers of {bits} bits: expected unsigned")
+    elif image.format == "PNG" and isinstance(transparent, int | tuple):
+        depth = re.search(r";(\d+)", str(image.tile[0][3]))  # 'L;2' for samples of 2 bits
+        if image.mode == "RGB" and depth:
+            raise ValueError(f"a transparent colour of {depth[1]} bits is not read")
+        if image.mode == "L" and depth:
+            image.info["transparency"] = transparent * 255 // (2 ** int(depth[1]) - 1)
+    return _Stored(min(bits, 16), white_is_zero)
+
+
+def _bytes(image: Image.Image, stored: _Stored) -> Image.Image:
+    """An image of 12 or 16 bits or of floats as one of 8 bits; others as is.
+
+    Pillow would clip them, and lose a transparent grey.
+    """
     if image.mode[0] not in "IF":
         return image
     pixels = np.asarray(image)
-    low, high, top = pixels.min(), pixels.max(), 1 if image.mode == "F" else 2**16 - 1
+    top = 1 if image.mode == "F" else 2**stored.bits - 1
+    low, high = pixels.min(), pixels.max()
     if not (low >= 0 and high <= top):  # NaN too
         raise ValueError(f"its pixels are {low:g} to {high:g}: expected 0 to {top}")
-    eight = np.round(pixels * 255.0) if image.mode == "F" else pixels >> 8
-    return Image.fromarray(eight.astype(np.uint8))
+    shown = top - pixels if stored.white_is_zero else pixels
+    eight = np.round(shown * 255.0) if image.mode == "F" else shown >> (stored.bits - 8)
+    grey = Image.fromarray(eight.astype(np.uint8))
+    if "transparency" not in image.info:
+        return grey
+    alpha = Image.fromarray(np.uint8(255) * (pixels != image.info["transparency"]))
+    return Image.merge("LA", [grey, alpha])
 
 
 def _opaque(image: Image.Image, channels: int) -> Image.Image:

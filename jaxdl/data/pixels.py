@@ -9,6 +9,8 @@ from jaxdl.types import VOID
 
 FLOAT_LIMIT = 2.0
 """Highest value of float images that are never negative; [0, 1] with a margin for resampling."""
+MEAN_LIMIT = 10.0
+"""Largest mean of float images, of either sign; that of standardised ones is near 0."""
 
 
 def check_image(spec: jax.ShapeDtypeStruct, split: str) -> None:
@@ -43,13 +45,16 @@ def check_void(label: np.ndarray, split: str) -> None:
 
 
 def check_range(image: np.ndarray, split: str) -> None:
-    """Refuse float images that reach far above 1 and never below 0: pixels of [0, 255]."""
+    """Refuse float images that are neither in [0, 1] nor standardised: pixels of [0, 255]."""
     if not jnp.issubdtype(image.dtype, jnp.floating) or not image.size:
         return
     finite = np.isfinite(image)  # one NaN would hide all others
+    if not finite.any():
+        return
     low = float(image.min(initial=np.inf, where=finite))
     high = float(image.max(initial=-np.inf, where=finite))
-    if low >= 0 and high > FLOAT_LIMIT:
+    mean = float(image.mean(where=finite, dtype=np.float64))
+    if (low >= 0 and high > FLOAT_LIMIT) or abs(mean) > MEAN_LIMIT:
         raise UserError(
             f"split '{split}': 'image' is {image.dtype} from {low:g} to {high:g}; floats are to be "
             "in [0, 1], or standardised: image / 255, or image.astype('uint8')"

@@ -23,6 +23,7 @@ UNLABELLED = ("image", "tokens", "source", "index")
 
 _NUMBERS = (jnp.bool_, jnp.integer, jnp.floating)
 _CHUNK = 256  # records that one thread decodes at a time
+_LOOKED_AT = 8  # float images whose range is checked where a split is not in memory
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -223,7 +224,7 @@ def open_split(
     else:
         arrays = None
     if "image" in spec:
-        check_range(first["image"] if arrays is None else arrays["image"], split)
+        check_range(_some_images(opened) if arrays is None else arrays["image"], split)
     if num_classes is None and _has_classes(spec):
         if arrays is None:
             raise UserError(f"split '{split}' is too large to count its classes: its source must")
@@ -236,6 +237,13 @@ def open_split(
     targets = targets_of(some, arrays is not None, *about)
     opened = dataclasses.replace(opened, arrays=arrays, num_classes=num_classes, targets=targets)
     return opened.chosen(subset(opened)) if subset else opened
+
+
+def _some_images(split: Split) -> np.ndarray:
+    """Images at a few places of a split that is not in memory, if their range is to be checked."""
+    count = _LOOKED_AT if jnp.issubdtype(split.element_spec["image"].dtype, jnp.floating) else 1
+    places = np.linspace(0, len(split) - 1, min(count, len(split)))
+    return split.examples(places.astype(int))["image"]
 
 
 def _chosen_early(split: Split, subset: Callable[[Split], np.ndarray]) -> Split:
