@@ -72,6 +72,8 @@ def current_status(status: str) -> str:
 def current_config(tree: dict[str, Any]) -> dict[str, Any]:
     """A config's JSON in the names of today."""
     tree = _with_gates(tree)
+    if tree.get("freeze") and "freeze_norms" in tree:  # a whole config
+        tree.setdefault("freeze_statistics", False)  # those of frozen norms once moved
     for old, new in FIELDS.items():
         path, _, name = old.rpartition(".")
         holder = _at(tree, path)

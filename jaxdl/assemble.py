@@ -168,7 +168,7 @@ def assemble(
         module,
         precision.dtype,
         kernel_init=parts.one("initializer"),
-        freeze_norms=config.freeze_norms,
+        freeze_norms=config.freeze_norms or (config.freeze_statistics and config.freeze) or False,
         dropout=parts.one("dropout") or elementwise,
         remat=config.gradient.remat,
         float32=precision.float32,

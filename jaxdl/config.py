@@ -236,6 +236,7 @@ class Config:
     ] = ()  # around the optimizer, the last one outermost
     schedule: Annotated[Part, Of("schedules")] = part("warmup_cosine")
     freeze: str | None = None  # regular expression on paths of parameters that do not move
+    freeze_statistics: bool = True  # batch norms whose parameters are frozen keep their statistics
     lr_multipliers: dict[str, NonNegative] = dataclasses.field(
         default_factory=dict
     )  # path regex: factor

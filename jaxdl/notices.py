@@ -87,6 +87,8 @@ def _of_config(config: Config) -> Iterator[tuple[str, str]]:
         yield "evaluation.norm_batches", "config.average keeps no averaged weights"
     elif evaluation.norm_batches and not evaluation.average:
         yield "evaluation.norm_batches", "config.evaluation.average is false"
+    if not config.freeze_statistics and config.freeze is None:
+        yield "freeze_statistics", "config.freeze is not set"
     if config.average is not None and not evaluation.average:
         yield "average", "config.evaluation.average is false; the averaged weights are only saved"
     if gradient.rollback and not gradient.skip_nonfinite:

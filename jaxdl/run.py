@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdl import tree
+from jaxdl import frozen, tree
 from jaxdl.assemble import Plan, assemble
 from jaxdl.cluster import hosts
 from jaxdl.cluster.signals import Interrupted, Stop, Stopping, stop_signals
@@ -165,6 +165,7 @@ def train(
         return state, {"status": f"stopped early at step {begun}"}
     if begun >= plan.steps:
         return state, {"status": "finished"}
+    unmoved = frozen.unmoved(session.config, state)
     step, seconds = _compiled(session, state)
     outcome = {"status": "finished", "compile_seconds": seconds}
     batches = session.batches(begun)
@@ -172,8 +173,7 @@ def train(
     with contextlib.closing(batches):
         log = session.train_log(begun, extra, lambda: batches.waited)
         hooks, save = _hooks(session, log)
-        t = begun
-        steps = fit(state, step, batches)
+        t, steps = begun, fit(state, step, batches)
         stop.begin()
         try:
             for (state, metrics), chunk in zip(steps, session.step_chunks(begun), strict=True):
@@ -199,6 +199,7 @@ def train(
         log.close()
         if stop.caught and t < plan.steps:
             raise interrupted(session, stop, t)
+    unmoved(state)
     return state, outcome
 
 
@@ -282,8 +283,7 @@ def conclude(session: Session, state: TrainState) -> dict[str, Any]:
                 _keep_predictions(session, role, weights, rows)
         elif session.unmeasured(int(state.step), [role]):
             _say_final(session, session.evaluate(state, role, weights))
-        line = note(role, form, session.config.evaluation.outputs_limit)
-        if session.leads and line:
+        if session.leads and (line := note(role, form, session.config.evaluation.outputs_limit)):
             print(line)
     return {"outputs": kept}
 
@@ -381,6 +381,8 @@ def _introduce(session: Session, state: TrainState, changes: list[str]) -> None:
             print(f"  {role}: {line}")
     for line in notices(config, plan, state):
         print(f"  {line}")
+    if held := frozen.in_words(config, state):
+        print(f"  {'frozen':<15} {held}")
     print(f"  {'devices':<15} {plan.mesh.size} x {jax.devices()[0].device_kind}")
     if plan.mesh.size > 1:
         sizes = " x ".join(f"{axis} {n}" for axis, n in plan.mesh.shape.items() if n > 1)

@@ -29,8 +29,9 @@ def ghost_batch_norm(parts: int) -> Callable:
         module = context.module
         if isinstance(module, BatchRenorm):
             raise UserError("norm 'batch_renorm' has statistics of the whole batch only")
-        trains = isinstance(module, BatchNorm) and args[1] and not module.is_initializing()
-        if not trains:
+        # Flax's own call, inside that of BatchNorm, has one argument.
+        in_training = isinstance(module, BatchNorm) and len(args) == 2 and args[1]
+        if not in_training or module.is_initializing():
             return call(*args, **kwargs)
         x = args[0]
         own = x.reshape(parts, -1, *x.shape[1:])

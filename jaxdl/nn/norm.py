@@ -5,7 +5,7 @@ whatever the type of x. Axes: x is (b, ..., c).
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Annotated, Any
 
 import flax.linen as nn
@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import msgspec
 from jax import lax
 
+from jaxdl import tree
 from jaxdl.config import Count, NonNegative, Positive, Rate
 from jaxdl.registry import Of, register
-from jaxdl.types import Array
+from jaxdl.types import Array, PyTree
 
 Norm = Annotated[Callable[[str], nn.Module], Of("norms")]
 
@@ -208,11 +209,43 @@ def no_norm(name: str, /) -> nn.Module:
     return Identity(name=name)
 
 
-def keep_statistics(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
-    """An interceptor, under which batch norms in training read their running statistics."""
-    if isinstance(context.module, BatchNorm | BatchRenorm) and len(args) == 2:
-        args = (args[0], False)
-    return call(*args, **kwargs)
+def keep_statistics(kept: Collection[str] | None = None) -> Callable:
+    """An interceptor, under which batch norms in training read their running statistics.
+
+    Args:
+        kept: paths of these norms, such as 'backbone/norm1'; by default all norms.
+    """
+
+    def intercept(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+        module = context.module
+        is_kept = kept is None or "/".join(module.path) in kept
+        if is_kept and isinstance(module, BatchNorm | BatchRenorm) and len(args) == 2:
+            args = (args[0], False)
+        return call(*args, **kwargs)
+
+    return intercept
+
+
+def frozen_norms(params: PyTree, statistics: PyTree, pattern: str) -> set[str]:
+    """Paths of norms with running statistics, all of whose parameters are frozen.
+
+    Args:
+        params: of the model.
+        statistics: of the model.
+        pattern: regular expression on whole paths of parameters; of a norm without parameters it
+            is to match the paths of the statistics.
+    """
+
+    def layers(values: PyTree) -> dict[str, bool]:
+        """Path of a layer to whether all its leaves match."""
+        matches: dict[str, bool] = {}
+        for path, does_match in tree.flatten(tree.select(values, pattern)).items():
+            layer = path.rpartition("/")[0]
+            matches[layer] = matches.get(layer, True) and does_match
+        return matches
+
+    learned = layers(params)
+    return {norm for norm, match in layers(statistics).items() if learned.get(norm, match)}
 
 
 def average_statistics(fraction: Array) -> Callable:

@@ -16,7 +16,7 @@ from jaxdl.nn import conv
 from jaxdl.nn.capture import CHANGES, VALUES
 from jaxdl.nn.drop import Drop, elementwise, replace_dropout
 from jaxdl.nn.ghost_batch_norm import ghost_batch_norm
-from jaxdl.nn.norm import keep_statistics
+from jaxdl.nn.norm import frozen_norms, keep_statistics
 from jaxdl.nn.precise import cast_params, precise
 from jaxdl.nn.remat import Policy, rematerialize
 from jaxdl.types import CONSTANT, EXTRA, Array, Aux, Batch, Objective, PyTree, as_label
@@ -35,8 +35,9 @@ class Model(NamedTuple):
     dtype: jnp.dtype
     kernel_init: Callable[..., Array] | None = None
     """Draws every kernel in place of the layer's own initializer."""
-    freeze_norms: bool = False
-    """Batch norms read their running statistics in training too, and keep them."""
+    freeze_norms: bool | str = False
+    """Batch norms read their running statistics in training too, and keep them: all, or those whose
+    parameters' paths all match a regular expression."""
     dropout: Drop = elementwise
     """Function that every dropout layer applies."""
     remat: Policy | None = None
@@ -79,7 +80,8 @@ class Model(NamedTuple):
     ) -> tuple[dict[str, Array], PyTree]:
         """(outputs, new variables) of a training-mode forward pass."""
         changes = [replace_dropout(self.dropout)] if self.dropout is not elementwise else []
-        changes += [keep_statistics] if self.freeze_norms else []
+        if self.freeze_norms:
+            changes.append(keep_statistics(self._frozen_norms(params, variables)))
         changes += [ghost_batch_norm(self.norm_parts)] if self.norm_parts > 1 else []
         changes += [rematerialize(self.remat)] if self.remat else []
         collections, beside = _apart(variables)
@@ -192,6 +194,11 @@ class Model(NamedTuple):
         with nn.intercept_methods(note):
             jax.eval_shape(self.init, jax.random.key(0), jax.tree.map(_prepared, dict(spec)))
         return tuple(order)
+
+    def _frozen_norms(self, params: PyTree, variables: PyTree) -> set[str] | None:
+        if isinstance(self.freeze_norms, bool):
+            return None
+        return frozen_norms(params, variables.get("batch_stats", {}), self.freeze_norms)
 
     def _changed(self, interceptors: Sequence[Callable[..., Any]]) -> ExitStack:
         stack = ExitStack()

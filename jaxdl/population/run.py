@@ -6,8 +6,8 @@ from typing import Any
 
 import jax
 
+from jaxdl import frozen, tree
 from jaxdl import run as single
-from jaxdl import tree
 from jaxdl.assemble import assemble
 from jaxdl.cluster import hosts
 from jaxdl.cluster.signals import Interrupted, Stopping, stop_signals
@@ -92,6 +92,8 @@ def _introduce(population: "Population", state: TrainState) -> None:
         print(f"  {member.name}  seed {member.config.seed}  {values}".rstrip())
     for line in population.begin.lines if population.begin else ():
         print(f"  begins with {line}")
+    if held := frozen.in_words(config, state):
+        print(f"  frozen {held}")
     for line in notices(population.members[0].config, plan, state):
         print(f"  {line}")
     print(f"  steps {plan.steps:,}, {population.step_of(state):,} of them done", flush=True)

@@ -145,10 +145,10 @@ def _select(finite: Array, new: TrainState, old: TrainState) -> TrainState:
 
 
 def _lerp(average: Array, new: Array, fraction: Array) -> Array:
-    # a = a + fraction (x - a), and x itself where fraction is 1
+    # a = a + fraction (x - a), and x itself where fraction is 1 or where nothing has moved
     if not jnp.issubdtype(new.dtype, jnp.floating):
         return new
-    return (1 - fraction) * average + fraction * new
+    return jnp.where(new == average, new, (1 - fraction) * average + fraction * new)
 
 
 def compile_step(step: Step, state: TrainState) -> Step:
