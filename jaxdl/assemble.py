@@ -19,6 +19,7 @@ from jaxdl.assemble_streams import stream_transforms, train_streams, with_stream
 from jaxdl.check_targets import learned, target_name
 from jaxdl.checks import check, check_batch, check_fit, check_held, check_monitor, unit_of
 from jaxdl.config import Config
+from jaxdl.data.class_order import Names
 from jaxdl.data.pipeline import Split
 from jaxdl.data.streams import TrainStream, joined
 from jaxdl.data.target import Target
@@ -136,6 +137,7 @@ def assemble(
     config: Config,
     splits: dict[str, Split] | None = None,
     mesh: jax.sharding.Mesh | None = None,
+    names: Names | None = None,
 ) -> Plan:
     """Check every name and argument of the config, open its data, build its parts.
 
@@ -143,14 +145,15 @@ def assemble(
         config: of the run.
         splits: where its data is open already.
         mesh: in place of the one that the config describes.
+        names: of the classes of the run that goes on, by target, as in `open_splits`.
     """
     for name in config.imports:
         import_user_module(name)
     parts = check(config)
     mesh = mesh or make_mesh(*(getattr(config.mesh, axis) for axis in AXES))
     check_batch(config, mesh)
-    splits = splits or open_splits(config, parts=parts)
-    splits = with_streams(config, parts, splits)
+    splits = splits or open_splits(config, parts=parts, names=names)
+    splits = with_streams(config, parts, splits, names)
     streams = train_streams(config, parts, splits)
     steps, in_steps = durations(config, len(splits["train"]))
     target, vocabulary = learned(config, splits["train"]), splits["train"].vocabulary

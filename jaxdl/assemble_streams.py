@@ -3,6 +3,7 @@
 from jaxdl import registry
 from jaxdl.checks import check_stream, reads_index
 from jaxdl.config import Config
+from jaxdl.data.class_order import Names
 from jaxdl.data.split import Split, open_split
 from jaxdl.data.streams import MAIN, TrainStream, sampler_of
 from jaxdl.data.subset import subset_of
@@ -12,7 +13,10 @@ from jaxdl.objectives.base import StreamTransforms
 
 
 def with_streams(
-    config: Config, parts: registry.Parts, splits: dict[str, Split]
+    config: Config,
+    parts: registry.Parts,
+    splits: dict[str, Split],
+    names: Names | None = None,
 ) -> dict[str, Split]:
     """The splits of a run, and for each further stream one more, as 'streams.NAME'.
 
@@ -20,16 +24,19 @@ def with_streams(
         config: of the run.
         parts: of the config, bound.
         splits: by role, `train` among them; what is open already stays as it is.
+        names: of the classes of the run that goes on, by target, as in `open_splits`.
     """
     further = {}
     for name in config.data.streams:
         if f"streams.{name}" not in splits:
             with at(f"config.data.streams.{name}"):
-                further[f"streams.{name}"] = _opened(config, parts, name, splits["train"])
+                further[f"streams.{name}"] = _opened(config, parts, name, splits["train"], names)
     return splits | further
 
 
-def _opened(config: Config, parts: registry.Parts, name: str, train: Split) -> Split:
+def _opened(
+    config: Config, parts: registry.Parts, name: str, train: Split, names: Names | None
+) -> Split:
     """The examples of a further stream; arrays are shared where they are those of the main one."""
     stream, data = config.data.streams[name], config.data
     split = stream.split or ("train" if stream.source else data.train)
@@ -46,6 +53,7 @@ def _opened(config: Config, parts: registry.Parts, name: str, train: Split) -> S
         threads=data.threads,
         subset=subset and subset_of(subset, config.seed),
         labels=stream.labels,
+        names=None if stream.source else names,
     )
 
 

@@ -10,6 +10,7 @@ from jaxdl import registry
 from jaxdl.check_targets import target_name
 from jaxdl.checks import shapes
 from jaxdl.config import Config, Held, Part, held_of
+from jaxdl.data.class_order import Names
 from jaxdl.data.pipeline import Split, open_split
 from jaxdl.data.sampler import Order, stream_seed
 from jaxdl.data.streams import sampler_of
@@ -63,6 +64,7 @@ def open_splits(
     roles: Sequence[str] | None = None,
     num_classes: int | None = None,
     parts: registry.Parts | None = None,
+    names: Names | None = None,
 ) -> dict[str, Split]:
     """The splits a config names, by role; of one shape, and of the first one's classes.
 
@@ -71,6 +73,8 @@ def open_splits(
         roles: those that are wanted; by default 'train' and every evaluation split.
         num_classes: where it is known, of a source that does not say.
         parts: of the config, where they are bound already.
+        names: of the classes of the run that goes on, by target: labels of its source are mapped
+            to their order.
     """
     parts, held = parts or registry.Parts(config), held_of(config)
     settings = {"memory": int(config.data.memory * GIB), "threads": config.data.threads}
@@ -84,6 +88,7 @@ def open_splits(
                 name,
                 num_classes=num_classes,
                 subset=subset_of(subset, config.seed) if subset else None,
+                names=names if own.source is None else None,
                 **settings,
             )
         first = next(iter(splits.values()))

@@ -9,7 +9,7 @@ Nothing is compiled here: sources are read, and what they hold is laid beside th
 """
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,9 +19,11 @@ import numpy as np
 from jaxdl import tree
 from jaxdl.assemble import Plan
 from jaxdl.config import Config, Part
+from jaxdl.data.identity import head_rows, names_of
 from jaxdl.errors import UserError, choices
 from jaxdl.hub.adapt import adapted, of_other_classes
 from jaxdl.hub.load import published
+from jaxdl.rundir.read import read_manifest
 from jaxdl.rundir.weights import kept_steps, run_weights
 from jaxdl.train.state import TrainState, init_state, with_weights
 from jaxdl.types import PyTree
@@ -66,9 +68,10 @@ def read_beginning(config: Config, plan: Plan, workdir: Path | None = None) -> B
     sources = of_parts | sources
     if not sources or (workdir and kept_steps(workdir / "checkpoints")):
         return None
+    names = plan.target.names if plan.target else ()
     models = {"": config.model} | {name: network.model for name, network in plan.networks.items()}
     state = plan.abstract_state(config.seed)
-    return beginning(models, sources, state.params, state.all_variables)
+    return beginning(models, sources, state.params, state.all_variables, names)
 
 
 def first_state(config: Config, plan: Plan, begin: Beginning | None = None) -> TrainState:
@@ -92,7 +95,11 @@ def first_state(config: Config, plan: Plan, begin: Beginning | None = None) -> T
 
 
 def beginning(
-    models: Mapping[str, Part], sources: Mapping[str, str], params: PyTree, variables: PyTree
+    models: Mapping[str, Part],
+    sources: Mapping[str, str],
+    params: PyTree,
+    variables: PyTree,
+    class_names: Sequence[str] = (),
 ) -> Beginning:
     """Read sources, each of which is for what lies below a path.
 
@@ -101,6 +108,7 @@ def beginning(
         sources: path to source; all that is trained is below the empty path.
         params: its parameters; shapes and types are enough.
         variables: likewise, its other collections.
+        class_names: of the run that begins.
 
     Raises:
         UserError: a source cannot be read, a path leads nowhere, or most of what lies below it
@@ -116,6 +124,8 @@ def beginning(
         theirs, about = _read(model, sources[path], whole)
         theirs = {name: x for name, x in theirs.items() if _is_below(name, inner)}
         fitted, notes = _laid(theirs, {name.removeprefix(root): x for name, x in portion.items()})
+        if any(_path(name)[0] == "head" for name in fitted):
+            notes += _head_rows(sources[path], class_names)
         line = f"{about}: {len(fitted):,} of {len(portion):,} arrays" + "".join(notes)
         names = [n.removeprefix(root) for n in portion]
         _check_fit(model, path, fitted, names, line)
@@ -190,6 +200,16 @@ def _read(model: Part, source: str, places: Leaves) -> tuple[Leaves, str]:
     kind = ", averaged" if weights.averaged else ""
     flat = tree.flatten({"params": weights.params, "variables": weights.variables})
     return flat, f"{source} ({weights.config.model.name}, step {weights.step}{kind})"
+
+
+def _head_rows(source: str, class_names: Sequence[str]) -> list[str]:
+    """A note on the rows of a run's head, where the run that begins has other classes."""
+    run = _run_of(source) if class_names else None
+    if run is None:
+        return []
+    data = read_manifest(run[0]).get("data") or {}
+    line = head_rows(names_of(data).get(data.get("target", "label"), ()), class_names)
+    return [f"; {line}"] if line else []
 
 
 def _run_of(source: str) -> tuple[Path, *tuple[str, ...]] | None:

@@ -10,8 +10,10 @@ batch statistics have to be found anew (`evaluation.norm_batches`).
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +24,8 @@ from jaxdl.assemble import Plan, assemble, open_splits
 from jaxdl.checks import check_batch, shapes
 from jaxdl.config import Config, Data, held_of
 from jaxdl.config_file import in_words
-from jaxdl.data.identity import compare, own_source
+from jaxdl.data.class_order import Names
+from jaxdl.data.identity import comparable, compare, names_of, own_source, prepared
 from jaxdl.data.images import as_stored, load
 from jaxdl.data.recorded import record, recorded
 from jaxdl.data.split import Split
@@ -51,8 +54,8 @@ class LoadedRun:
     plan: Plan
     params: PyTree
     variables: PyTree
-    own_data: bool = True
-    """True if its config reads the data that it was trained on, and no other that a user named."""
+    known: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """The section `data` of its manifest, as far as the config names the same data"""
 
     def __repr__(self) -> str:
         model, source = in_words(self.config.model), in_words(self.config.data.source)
@@ -183,11 +186,27 @@ class LoadedRun:
         if there is not None and there.readable:
             return there
         train = self.plan.splits["train"]
-        opened = open_splits(self.config, (role,), num_classes=train.num_classes)[role]
-        if role == "train" or role in own_source(self.config):
-            elements = record(train) if self.own_data else {}
-            compare({"class_names": train.class_names, "elements": elements}, {role: opened})
-        return opened
+        about = {"num_classes": train.num_classes, "names": names_of(self.known)}
+        opened = open_splits(self.config, (role,), **about)
+        _compare(self.config, self.known, opened)
+        self._check_shapes(role, opened[role])
+        return opened[role]
+
+    def _check_shapes(self, role: str, split: Split) -> None:
+        """Refuse examples of another shape, for which the network would have other parameters."""
+        spec, train = split.element_spec, self.plan.splits["train"]
+        if role in prepared(self.config) or spec == train.element_spec:
+            return
+        batch = {k: jax.ShapeDtypeStruct((1, *s.shape), s.dtype) for k, s in spec.items()}
+        fresh, _ = jax.eval_shape(self.plan.objective.init, jax.random.key(0), batch)
+        here, own = tree.flatten(fresh), tree.flatten(self.params)
+        other = [name for name in here if name in own and here[name].shape != own[name].shape]
+        if other:
+            raise UserError(
+                f"the network of this run reads {shapes(train)}, and split '{role}' holds "
+                f"{shapes(split)}: for these {other[0]} would be {list(here[other[0]].shape)}, "
+                f"and is {list(own[other[0]].shape)}"
+            )
 
     @functools.cached_property
     def _answer(self) -> Callable[[PyTree, PyTree, Batch], Array]:
@@ -263,8 +282,11 @@ def load_run(workdir: str | Path, *choice: str, config: Config | None = None) ->
     weights = run_weights(workdir, *choice)
     anew = weights.averaged and "batch_stats" in weights.variables
     anew = anew and config.evaluation.norm_batches
-    splits = None if anew else _recorded(config, workdir)
-    plan = _assembled(config if anew else _without_order(config), splits)
+    known = comparable(read_manifest(workdir).get("data") or {}, config, trained)
+    names = names_of(known)
+    splits = None if anew else _recorded(config, workdir, names)
+    plan = _assembled(config if anew else _without_order(config), splits, names)
+    _compare(config, known, plan.splits)
     place = replicated(plan.mesh)
     constants = run_constants(workdir, weights.step)
     whole = weights.variables | ({CONSTANT: constants} if constants else {})
@@ -273,7 +295,7 @@ def load_run(workdir: str | Path, *choice: str, config: Config | None = None) ->
         with contextlib.closing(training_batches(config, plan, 0, anew)) as batches:
             key = run_key(jax.random.key(config.seed))
             variables = plan.reestimate(params, variables, batches, key)
-    return LoadedRun(config, plan, params, variables, own_data=config.data == trained.data)
+    return LoadedRun(config, plan, params, variables, known)
 
 
 def load_start(config: Config, split: str | None = None) -> LoadedRun:
@@ -292,7 +314,7 @@ def _opening(config: Config, split: str) -> Plan:
     return assemble(config, open_splits(config, [*dict.fromkeys(("train", split))]))
 
 
-def _recorded(config: Config, workdir: Path) -> dict[str, Split] | None:
+def _recorded(config: Config, workdir: Path, names: Names) -> dict[str, Split] | None:
     """The splits that the manifest tells of; None where it tells nothing.
 
     Of an older run it tells no shapes: for these the smallest split is opened.
@@ -305,7 +327,7 @@ def _recorded(config: Config, workdir: Path) -> dict[str, Split] | None:
         return None
     if "elements" not in data:
         smallest = min(roles, key=data.get)
-        opened = open_splits(config, (smallest,), num_classes=data.get("num_classes"))
+        opened = open_splits(config, (smallest,), data.get("num_classes"), names=names)
     elements = data.get("elements") or record(next(iter(opened.values())))
     text = (recorded_tokenizer(data), data.get("vocabulary"), data.get("targets"))
     about = (elements, data.get("class_names", ()), data.get("num_classes"), *text)
@@ -318,7 +340,15 @@ def _without_order(config: Config) -> Config:
     return dataclasses.replace(config, data=data, early_stopping=None)
 
 
-def _assembled(config: Config, splits: dict[str, Split] | None) -> Plan:
+def _compare(config: Config, known: Mapping[str, Any], splits: Mapping[str, Split]) -> None:
+    """Refuse other data than the run's; say on standard error what else has changed."""
+    roles = [role for role in ("train", *own_source(config)) if role in splits]
+    own = {role: splits[role] for role in roles if splits[role].readable}
+    for line in compare(known, own, prepared(config)):
+        print(line, file=sys.stderr)
+
+
+def _assembled(config: Config, splits: dict[str, Split] | None, names: Names) -> Plan:
     """On the run's mesh, or on one device where this machine's do not make that mesh."""
     try:
         mesh = make_mesh(*(getattr(config.mesh, axis) for axis in AXES))
@@ -327,7 +357,7 @@ def _assembled(config: Config, splits: dict[str, Split] | None) -> Plan:
         kinds = (jax.sharding.AxisType.Auto,) * len(AXES)
         device = np.asarray(jax.devices()[:1]).reshape((1,) * len(AXES))
         mesh = jax.sharding.Mesh(device, AXES, axis_types=kinds)
-    return assemble(config, splits, mesh)
+    return assemble(config, splits, mesh, names)
 
 
 def pooled_features(plan: Plan) -> Callable[[PyTree, PyTree, Batch], Array]:

@@ -1,7 +1,8 @@
 """Notices at the start of a run: options that change nothing in it, and data that has changed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,7 +11,7 @@ from jaxdl import tree
 from jaxdl.assemble import Plan
 from jaxdl.checks import unread_streams
 from jaxdl.config import Config
-from jaxdl.data.identity import compare, own_source
+from jaxdl.data.identity import compare, own_source, prepared
 from jaxdl.data.split import Split
 from jaxdl.rundir.read import kept_steps, read_manifest
 from jaxdl.train.state import TrainState
@@ -145,9 +146,23 @@ def draws(plan: Plan) -> bool:
     return any(drawn_from in equation.invars for equation in jaxpr.eqns)
 
 
-def data_changes(config: Config, plan: Plan, workdir: Path) -> list[str]:
-    """Lines on data that differs from those of the run's last start; refused if it does harm."""
+def trained_data(workdir: Path, first_member: Path | None = None) -> dict[str, Any]:
+    """The section `data` of the manifest of a run that goes on; empty for one that begins.
+
+    Args:
+        workdir: of the run.
+        first_member: directory of a population's first member, which has it where an older
+            population has not.
+    """
     if not kept_steps(workdir / "checkpoints"):
-        return []
-    names = ("train", *own_source(config))
-    return compare(read_manifest(workdir).get("data") or {}, {n: plan.splits[n] for n in names})
+        return {}
+    data = read_manifest(workdir).get("data")
+    if not data and first_member:
+        data = read_manifest(first_member).get("data")
+    return data or {}
+
+
+def data_changes(config: Config, plan: Plan, then: Mapping[str, Any]) -> list[str]:
+    """Lines on data that differs from those of the run's last start; refused if it does harm."""
+    splits = {name: plan.splits[name] for name in ("train", *own_source(config))}
+    return compare(then, splits, prepared(config)) if then else []

@@ -18,13 +18,14 @@ from jaxdl.cluster.watchdog import watchdog
 from jaxdl.config import Config
 from jaxdl.config_file import in_words, summary
 from jaxdl.data.fingerprint import Fingerprint, merged
+from jaxdl.data.identity import names_of
 from jaxdl.data.recorded import record
 from jaxdl.data.streams import MAIN
 from jaxdl.errors import UserError
 from jaxdl.evaluation import ROWS, final_roles, with_rows
 from jaxdl.init_from import read_beginning
 from jaxdl.judging import score
-from jaxdl.notices import data_changes, notices
+from jaxdl.notices import data_changes, notices, trained_data
 from jaxdl.perf.memory import explained, placed, ran_out
 from jaxdl.report import write_report
 from jaxdl.rundir import directory
@@ -60,13 +61,14 @@ def run(config: Config, workdir: Path) -> dict[str, float]:
 def _run(
     config: Config, workdir: Path, stop: Stop, writer: contextlib.ExitStack
 ) -> dict[str, float]:
-    plan = assemble(config)
+    then = trained_data(workdir)
+    plan = assemble(config, names=names_of(then))
     if plan.refreshes:
         check_refreshes(plan.refreshes, plan.abstract_state(config.seed))
     check_patterns(config, plan)
     begin = read_beginning(config, plan, workdir)
-    same = data_changes(config, plan, workdir)
-    changes = [*_claim(workdir, config, plan.steps, writer), *same]
+    changed = data_changes(config, plan, then)
+    changes = [*_claim(workdir, config, plan.steps, writer), *changed]
     manifest = directory.Manifest(workdir, **run_metadata(plan, config))
     with explained(config, plan), Session(config, plan, workdir, stop, begin) as session:
         clock = time.perf_counter()
@@ -337,6 +339,7 @@ def _keep_predictions(
 def run_metadata(plan: Plan, config: Config) -> dict[str, Any]:
     """Entries of the manifest that are known before training."""
     train_split = plan.splits["train"]
+    named = {role: s for role, s in plan.splits.items() if not role.startswith("streams.")}
     return {
         "precision": str(plan.parts.one("precision", plan.to_steps)().dtype),
         "seed": config.seed,
@@ -344,7 +347,8 @@ def run_metadata(plan: Plan, config: Config) -> dict[str, Any]:
         "steps": plan.steps,
         "data": {
             "source": config.data.source.name,
-            **{role: len(s) for role, s in plan.splits.items() if not role.startswith("streams.")},
+            **{role: len(split) for role, split in named.items()},
+            "digests": {role: split.digests for role, split in named.items() if split.readable},
             "subset": config.data.subset and in_words(config.data.subset),
             "sampler": in_words(config.data.sampler),
             "streams": {

@@ -80,7 +80,8 @@ def from_arrays(
         raise UserError(f"arrays of one split differ in length: {lengths}")
     labels = (lambda: columns["label"]) if "label" in columns else None
     about = (tokenizer, vocabulary, targets or {})
-    return Source(Columns(columns), tuple(class_names), num_classes, labels, *about)
+    known = (tuple(class_names), num_classes, labels, *about)
+    return Source(Columns(columns), *known, holds_labels=True)
 
 
 @register("sources")

@@ -39,6 +39,13 @@ class Fingerprint:
         return f"{self._sum % 2 ** (8 * _BYTES):032x}"
 
 
+def digest(array: np.ndarray) -> str:
+    """Digest of one array with its type and shape, 32 hexadecimal digits."""
+    whole = hashlib.blake2b(f"{array.dtype.str}{array.shape}".encode(), digest_size=_BYTES)
+    whole.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return whole.hexdigest()
+
+
 def merged(texts: list[str]) -> str:
     """The digest of a split, of those of its parts."""
     return f"{sum(int(text, 16) for text in texts) % 2 ** (8 * _BYTES):032x}"

@@ -112,7 +112,12 @@ def folder(
     for name, files in below.items():
         left_out |= _not_read(roots[name], files)
     return Source(
-        records, class_names, labels=lambda: label, left_out=left_out, faults=tuple(faults)
+        records,
+        class_names,
+        labels=lambda: label,
+        holds_labels=True,
+        left_out=left_out,
+        faults=tuple(faults),
     )
 
 

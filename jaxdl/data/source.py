@@ -38,6 +38,9 @@ class Source:
         left_out: what is not among the records though it looks like an example, by name, each with
             the reason.
         faults: what is wrong with the data as a whole, a line each; a run refuses them.
+        holds_labels: `labels` has them at hand, and reads nothing for them.
+        stored_names: of each target whose labels were mapped to the order of a run's classes, the
+            names as the data orders them; see `class_order.in_order`.
     """
 
     records: Records
@@ -50,6 +53,8 @@ class Source:
     notes: tuple[str, ...] = ()
     left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
     faults: tuple[str, ...] = ()
+    holds_labels: bool = False
+    stored_names: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.records)

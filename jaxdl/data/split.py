@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdl.data.arrays import Columns, from_arrays
+from jaxdl.data.class_order import Names, in_order
+from jaxdl.data.fingerprint import digest
 from jaxdl.data.pixels import check_image, check_range, check_void
 from jaxdl.data.source import Source
 from jaxdl.data.target import Target, targets_of
@@ -23,7 +26,8 @@ UNLABELLED = ("image", "tokens", "source", "index")
 
 _NUMBERS = (jnp.bool_, jnp.integer, jnp.floating)
 _CHUNK = 256  # records that one thread decodes at a time
-_LOOKED_AT = 8  # float images whose range is checked where a split is not in memory
+_RANGE_OF = 8  # float images whose range is checked where a split is not in memory
+_LOOKED_AT = 16  # examples whose contents a digest holds
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -118,6 +122,19 @@ class Split:
         _check_labels(labels, self.num_classes, self.name, np.arange(len(labels)))
         return labels.astype(np.int32)
 
+    @functools.cached_property
+    def digests(self) -> dict[str, str]:
+        """Digests that tell other data apart, which read 16 examples at most.
+
+        Of each array over examples at fixed places, the first and the last among them; and as
+        'all labels' over the classes of all examples, where the source has them at hand.
+        """
+        places = np.unique(np.arange(_LOOKED_AT) * (len(self) - 1) // (_LOOKED_AT - 1))
+        found = {name: digest(array) for name, array in self.examples(places).items()}
+        if self.has_classes and self.source.holds_labels:
+            found["all labels"] = digest(self.labels("a digest"))
+        return found
+
     def chosen(self, rows: np.ndarray) -> "Split":
         """The split of some of the examples: those of the numbers `rows`, in that order."""
         arrays = self.arrays and {name: array[rows] for name, array in self.arrays.items()}
@@ -175,6 +192,7 @@ def open_split(
     threads: int = 2,
     subset: Callable[[Split], np.ndarray] | None = None,
     labels: bool = True,
+    names: Names | None = None,
 ) -> Split:
     """Open a split, check it, and decode it once if it fits in memory.
 
@@ -188,6 +206,8 @@ def open_split(
         subset: gives the numbers of the examples to keep, of the split that it is given. What it
             leaves out is not decoded, unless the labels it reads can be had in no other way.
         labels: false leaves labels and all other targets out, for the subset too.
+        names: of the classes of a run, by target, in whose order labels are given: see
+            `class_order.in_order`.
 
     Raises:
         UserError: an empty split, a label outside [0, num_classes), records of different shapes.
@@ -202,6 +222,7 @@ def open_split(
         raise UserError("; ".join(source.faults))
     if len(source) == 0:
         raise UserError(f"split '{split}' is empty")
+    source = in_order(source, names or {})
     first = {name: as_numbers(name, value, split) for name, value in source[0].items()}
     spec = {name: jax.ShapeDtypeStruct(a.shape, _dtype(name, a)) for name, a in first.items()}
     _check_spec(spec, split)
@@ -241,7 +262,7 @@ def open_split(
 
 def _some_images(split: Split) -> np.ndarray:
     """Images at a few places of a split that is not in memory, if their range is to be checked."""
-    count = _LOOKED_AT if jnp.issubdtype(split.element_spec["image"].dtype, jnp.floating) else 1
+    count = _RANGE_OF if jnp.issubdtype(split.element_spec["image"].dtype, jnp.floating) else 1
     places = np.linspace(0, len(split) - 1, min(count, len(split)))
     return split.examples(places.astype(int))["image"]
 

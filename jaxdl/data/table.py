@@ -135,7 +135,8 @@ def csv(
         )
     if target.kind != "classes":
         return dataclasses.replace(source, targets={"label": target}, labels=None)
-    return dataclasses.replace(source, class_names=target.names, labels=lambda: values[rows])
+    labels = {"labels": lambda: values[rows], "holds_labels": True}
+    return dataclasses.replace(source, class_names=target.names, **labels)
 
 
 def read_table(path: Path, delimiter: str = ",") -> Table:

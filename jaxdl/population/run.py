@@ -14,10 +14,11 @@ from jaxdl.cluster.signals import Interrupted, Stopping, stop_signals
 from jaxdl.cluster.watchdog import watchdog
 from jaxdl.config import Config
 from jaxdl.data.fingerprint import Fingerprint
+from jaxdl.data.identity import names_of
 from jaxdl.errors import UserError
 from jaxdl.evaluation import ROWS, final_roles, with_rows
 from jaxdl.init_from import read_beginning
-from jaxdl.notices import notices
+from jaxdl.notices import data_changes, notices, trained_data
 from jaxdl.perf.memory import ran_out
 from jaxdl.population.members import check, members_of, standing, table
 from jaxdl.population.session import Population
@@ -41,15 +42,19 @@ def run(config: Config, workdir: Path) -> list[dict[str, Any]]:
     """
     check(config)
     members = members_of(config)
-    plan = assemble(members[0].config, mesh=mesh_of(1))
-    single.check_patterns(members[0].config, plan)
+    first = members[0]
+    then = trained_data(workdir, workdir / "members" / first.name)
+    plan = assemble(first.config, mesh=mesh_of(1), names=names_of(then))
+    single.check_patterns(first.config, plan)
     begin = read_beginning(config, plan, workdir)
+    changed = data_changes(first.config, plan, then)
     with stop_signals() as stop, only_writer(workdir):
-        directory.claim(workdir, config, plan.steps)
-        manifest = directory.Manifest(workdir, members=len(members), steps=plan.steps)
+        changes = [*directory.claim(workdir, config, plan.steps), *changed]
+        data = single.run_metadata(plan, first.config)["data"]
+        manifest = directory.Manifest(workdir, members=len(members), steps=plan.steps, data=data)
         with Population(config, plan, workdir, stop, begin) as population:
             state, extra = population.start()
-            _introduce(population, state)
+            _introduce(population, state, changes)
             try:
                 with watchdog(config.watchdog_seconds, hosts.name()) as stop.heartbeat:
                     state, _ = single.train(population, state, extra)
@@ -83,7 +88,7 @@ def run(config: Config, workdir: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _introduce(population: "Population", state: TrainState) -> None:
+def _introduce(population: "Population", state: TrainState, changes: list[str]) -> None:
     config, plan, n = population.config, population.single, len(population.alive)
     total = tree.count(state.params)
     print(f"jaxdl  {config.model.name}, {n} members of {total // n:,} parameters")
@@ -96,6 +101,8 @@ def _introduce(population: "Population", state: TrainState) -> None:
         print(f"  frozen {held}")
     for line in notices(population.members[0].config, plan, state):
         print(f"  {line}")
+    for change in changes:
+        print(f"  changed since the last start: {change}")
     print(f"  steps {plan.steps:,}, {population.step_of(state):,} of them done", flush=True)
 
 
