@@ -140,6 +140,23 @@ def test_columns_stand_as_in_the_run(kind):
     assert split.targets["label"] == Target(kind, 3, NAMES)
 
 
+def test_a_further_target_has_an_order_of_its_own():
+    records = [{"image": np.zeros((3, 3, 3), np.uint8), "label": i, "colour": i} for i in range(2)]
+    colour = Target("classes", 2, ("red", "blue"))
+    stored = Source(records, ("a", "b"), targets={"colour": colour}, labels=lambda: np.arange(2))
+    names = {"label": ("a", "b"), "colour": ("blue", "red")}
+    split = open_split(lambda _: stored, "all", memory=0, names=names)
+    rows = split.examples(np.arange(2))
+    assert rows["label"].tolist() == split.labels("a test").tolist() == [0, 1]
+    assert rows["colour"].tolist() == [1, 0] and split.targets["colour"].names == ("blue", "red")
+    data = {"class_names": ["a", "b"], "targets": {"colour": {"names": ["blue", "red"]}}}
+    order = "the classes of train stand in another order (red, blue): 'colour' is mapped to the "
+    assert compare(data, {"train": split}) == [order + "order of the run"]
+    data["targets"]["colour"]["names"] = ["blue", "green"]
+    with pytest.raises(UserError, match=r"the classes of 'colour' of split 'train' are blue, red"):
+        compare(data, {"train": split})
+
+
 def test_columns_of_a_table_are_mapped_by_their_names(tmp_path):
     lines = ["text,dog,hat,split", "one,1,0,test", "two,1,1,test", "three,0,1,test"]
     (tmp_path / "t.csv").write_text("\n".join(lines))

@@ -261,8 +261,10 @@ def test_what_was_not_recorded_is_not_compared():
     assert compare({"class_names": [], "digests": None, "targets": None}, {"test": split}) == []
     with pytest.raises(UserError, match=r"are a, b, and the run was trained on a, c \('c' is m"):
         compare({"class_names": ["a", "c"]}, {"test": split})
-    with pytest.raises(UserError, match="labels of 2 classes, and the run was trained on 3"):
-        compare({"num_classes": 3}, {"test": split})
+    for role, before in (("train", 3), ("train", 1), ("test", 1)):
+        with pytest.raises(UserError, match=f"of 2 classes, and the run was trained on {before}$"):
+            compare({"num_classes": before}, {role: split})
+    assert compare({"num_classes": 3}, {"test": split}) == []
     elements = {"image": {"shape": [4, 4, 1], "dtype": "uint8"}}
     with pytest.raises(UserError, match=r"is uint8\[3, 3, 1\], and was uint8\[4, 4, 1\] when"):
         compare({"elements": elements}, {"test": split})

@@ -131,11 +131,10 @@ def _check_classes(then: Mapping[str, Any], role: str, split: Split) -> None:
                 f"the classes{of} of split '{role}' are {_few(here[key])}, and the run was "
                 f"trained on {_few(names[key])}{_why(names[key], here[key])}"
             )
-    count = then.get("num_classes")
-    if None not in (count, split.num_classes) and count != split.num_classes:
+    before, now = then.get("num_classes"), split.num_classes
+    if before and now and (now > before or (now < before and role == "train")):
         raise UserError(
-            f"split '{role}' has labels of {split.num_classes} classes, and the run was trained "
-            f"on {count}"
+            f"split '{role}' has labels of {now} classes, and the run was trained on {before}"
         )
 
 
