@@ -175,7 +175,7 @@ def test_what_cannot_be_mapped_is_left_and_refused():
     for names in (NAMES, ("ant", "bee"), ("ant", "bee", "dog")):
         assert in_order(masks, {"label": names}) is masks
         split = open_split(lambda _: masks, "all", memory=2**20, names={"label": names})
-        with pytest.raises(UserError, match=r"^the classes of split 'test' are cat, ant, bee, and"):
+        with pytest.raises(UserError, match="are cat, ant, bee, and .*: masks are not mapped to"):
             compare({"class_names": list(names)}, {"test": split})
     twice = source_of([0, 1, 2], class_names=("a", "b", "a"))
     assert in_order(twice, {"label": ("a", "a", "b")}) is twice
@@ -242,9 +242,11 @@ def test_a_population_goes_on_to_the_last_bit(tmp_path, capsys):
     shutil.rmtree(halves)
     shutil.copytree(whole, halves)  # at step 4 of both; on to step 5
     run_population(population(data, 5), halves)
+    values = load_run(halves / "members" / "0").evaluate()
     shutil.rmtree(data)
     npz(data)
     run_population(population(data, 5), whole)
+    assert load_run(whole / "members" / "0").evaluate() == values
     for member in ("0", "1"):
         left, right = (run_weights(run / "members" / member).params for run in (whole, halves))
         jax.tree.map(np.testing.assert_array_equal, left, right)

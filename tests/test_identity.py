@@ -23,7 +23,7 @@ OPTIONS = "--config cnn --config.model=mlp --config.model.widths=[8] --config.da
 OPTIONS += " --config.data.train=train --config.data.validation=None --config.data.test=test"
 OPTIONS += " --config.log.sinks= --config.log.every=1"
 ORDER = "in another order (cat, ant, bee): 'label' is mapped to the order of the run"
-PIXELS = "are not those that the run was"
+OTHERS = "are not those that the run was"
 
 
 def refused(text):
@@ -65,8 +65,13 @@ ANSWERS = {
         SILENT,
     ),
     "other pixels": (
-        told(f"images of split 'train' {PIXELS} trained on"),
-        told(f"images of split 'test' {PIXELS} measured on"),
+        told(f"images of split 'train' {OTHERS} trained on"),
+        told(f"images of split 'test' {OTHERS} measured on"),
+        SILENT,
+    ),
+    "other labels": (
+        told(f"labels of split 'train' {OTHERS} trained on"),
+        told(f"labels of split 'test' {OTHERS} measured on"),
         SILENT,
     ),
     "other split": (
@@ -136,7 +141,7 @@ def answered(command, answer, capsys):
     if status:
         assert printed.err.count("\n") == 1
     elif not text:
-        told_of = ("in another order", "examples, ", PIXELS, "in the run", " here")
+        told_of = ("in another order", "examples, ", OTHERS, "in the run", " here")
         assert not any(words in printed.out + printed.err for words in told_of)
     return printed.out
 

@@ -127,9 +127,11 @@ def _check_classes(then: Mapping[str, Any], role: str, split: Split) -> None:
     for key in names.keys() & here.keys():
         if here[key] and here[key] != names[key]:
             of = "" if key == "label" else f" of '{key}'"
+            is_mask = key in split.targets and split.targets[key].kind == "mask"
+            hint = ": masks are not mapped to another order of classes" if is_mask else ""
             raise UserError(
                 f"the classes{of} of split '{role}' are {_few(here[key])}, and the run was "
-                f"trained on {_few(names[key])}{_why(names[key], here[key])}"
+                f"trained on {_few(names[key])}{_why(names[key], here[key])}{hint}"
             )
     before, now = then.get("num_classes"), split.num_classes
     if before and now and (now > before or (now < before and role == "train")):
