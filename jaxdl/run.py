@@ -16,15 +16,14 @@ from jaxdl.cluster import hosts
 from jaxdl.cluster.signals import Interrupted, Stop, Stopping, stop_signals
 from jaxdl.cluster.watchdog import watchdog
 from jaxdl.config import Config
-from jaxdl.config_file import in_words, summary
+from jaxdl.config_file import summary
 from jaxdl.data.fingerprint import Fingerprint, merged
 from jaxdl.data.identity import names_of
-from jaxdl.data.recorded import record
-from jaxdl.data.streams import MAIN
 from jaxdl.errors import UserError
 from jaxdl.evaluation import ROWS, final_roles, with_rows
 from jaxdl.init_from import read_beginning
 from jaxdl.judging import score
+from jaxdl.metadata import run_metadata
 from jaxdl.notices import data_changes, notices, trained_data
 from jaxdl.perf.memory import explained, placed, ran_out
 from jaxdl.report import write_report
@@ -334,41 +333,6 @@ def _keep_predictions(
             with directory.writing(session.workdir):
                 file = session.workdir / "predictions.npz"
                 np.savez_compressed(file, **maps, index=index, split=role)
-
-
-def run_metadata(plan: Plan, config: Config) -> dict[str, Any]:
-    """Entries of the manifest that are known before training."""
-    train_split = plan.splits["train"]
-    named = {role: s for role, s in plan.splits.items() if not role.startswith("streams.")}
-    return {
-        "precision": str(plan.parts.one("precision", plan.to_steps)().dtype),
-        "seed": config.seed,
-        "mesh": dict(plan.mesh.shape),
-        "steps": plan.steps,
-        "data": {
-            "source": config.data.source.name,
-            **{role: len(split) for role, split in named.items()},
-            "digests": {role: split.digests for role, split in named.items() if split.readable},
-            "subset": config.data.subset and in_words(config.data.subset),
-            "sampler": in_words(config.data.sampler),
-            "streams": {
-                name: {
-                    "source": (config.data.streams[name].source or config.data.source).name,
-                    "examples": len(stream.split),
-                    "batch_size": stream.batch_size,
-                }
-                for name, stream in plan.streams.items()
-                if name != MAIN
-            },
-            "num_classes": train_split.num_classes,
-            "class_names": list(train_split.class_names),
-            "vocabulary": train_split.vocabulary,
-            "tokenizer": train_split.tokenizer and dataclasses.asdict(train_split.tokenizer.part),
-            "elements": record(train_split),
-            "target": plan.target_name,
-            "targets": {name: one._asdict() for name, one in train_split.targets.items()},
-        },
-    }
 
 
 def _introduce(session: Session, state: TrainState, changes: list[str]) -> None:

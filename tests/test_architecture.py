@@ -35,7 +35,7 @@ ROWS = [
     ["held", "networks"],
     ["assemble_streams"],
     ["assemble"],
-    ["init_from", "evaluation", "notices", "frozen", "check_data"],
+    ["init_from", "evaluation", "notices", "metadata", "frozen", "check_data"],
     ["session"],
     ["loaded"],
     ["perf"],

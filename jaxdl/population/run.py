@@ -18,6 +18,7 @@ from jaxdl.data.identity import names_of
 from jaxdl.errors import UserError
 from jaxdl.evaluation import ROWS, final_roles, with_rows
 from jaxdl.init_from import read_beginning
+from jaxdl.metadata import run_metadata
 from jaxdl.notices import data_changes, notices, trained_data
 from jaxdl.perf.memory import ran_out
 from jaxdl.population.members import check, members_of, standing, table
@@ -50,7 +51,7 @@ def run(config: Config, workdir: Path) -> list[dict[str, Any]]:
     changed = data_changes(first.config, plan, then)
     with stop_signals() as stop, only_writer(workdir):
         changes = [*directory.claim(workdir, config, plan.steps), *changed]
-        data = single.run_metadata(plan, first.config)["data"]
+        data = run_metadata(plan, first.config)["data"]
         manifest = directory.Manifest(workdir, members=len(members), steps=plan.steps, data=data)
         with Population(config, plan, workdir, stop, begin) as population:
             state, extra = population.start()

@@ -18,7 +18,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxdl import run as single
 from jaxdl import tree
 from jaxdl.assemble import Plan, assemble
 from jaxdl.data.fingerprint import Fingerprint
@@ -28,6 +27,7 @@ from jaxdl.data.prefetch import Batches
 from jaxdl.errors import UserError
 from jaxdl.held import order_of
 from jaxdl.init_from import filled
+from jaxdl.metadata import run_metadata
 from jaxdl.metrics.base import Metric
 from jaxdl.population.members import (
     Member,
@@ -102,7 +102,7 @@ class Population(Session):
         self.journals = [MetricLog(folder, step=step, sinks=sinks) for folder in self.folders]
         count = tree.count(found.state.params) // len(self.alive)
         for i in self.alive:
-            about = single.run_metadata(self.single, self.members[i].config)
+            about = run_metadata(self.single, self.members[i].config)
             self.manifests[i] = directory.Manifest(self.folders[i], **about, parameters=count)
         # A round that ends here has not been judged yet.
         self.plan = self._plan(step - 1)
