@@ -3,7 +3,8 @@
 `init_from` is one source for everything, or names a source for the path of a module: 'backbone',
 which means its parameters and its statistics, 'head', 'backbone/conv0'. Of two paths the longer one
 holds. A folder on this machine wins over a hub; RUN alone gives the weights that the run is judged
-by, RUN@latest, RUN@raw and RUN@300 give others: see `rundir.run_weights`.
+by, RUN@latest, RUN@raw and RUN@300 give others: see `rundir.run_weights`. FILE#model_ema gives the
+weights that a checkpoint of PyTorch has under 'model_ema'.
 
 Nothing is compiled here: sources are read, and what they hold is laid beside the shapes of the run.
 """
@@ -22,6 +23,7 @@ from jaxdl.config import Config, Part
 from jaxdl.data.identity import head_rows, names_of
 from jaxdl.errors import UserError, choices
 from jaxdl.hub.adapt import adapted, of_other_classes
+from jaxdl.hub.fetch import split_key
 from jaxdl.hub.load import published
 from jaxdl.rundir.read import read_manifest
 from jaxdl.rundir.weights import kept_steps, run_weights
@@ -191,11 +193,12 @@ def _read(model: Part, source: str, places: Leaves) -> tuple[Leaves, str]:
     run = _run_of(source)
     if run is None:
         try:
-            return _published(model, source, places), source
+            return _published(model, source, places)
         except UserError as error:
-            if "://" in source or Path(source).exists():
+            place, _ = split_key(source)
+            if "://" in place or Path(place).exists():
                 raise
-            raise UserError(f"'{source}' is not a file or directory here, and {error}") from None
+            raise UserError(f"'{place}' is not a file or directory here, and {error}") from None
     weights = run_weights(*run)
     kind = ", averaged" if weights.averaged else ""
     flat = tree.flatten({"params": weights.params, "variables": weights.variables})
@@ -222,14 +225,18 @@ def _run_of(source: str) -> tuple[Path, *tuple[str, ...]] | None:
     return None
 
 
-def _published(model: Part, source: str, places: Leaves) -> Leaves:
-    """A file's values by the names of a model's leaves; a file is of a backbone with its head."""
+def _published(model: Part, source: str, places: Leaves) -> tuple[Leaves, str]:
+    """`_read` of a file; it is of a backbone with its head."""
     prefixes = ("params/backbone/", "params/head/", STATISTICS)
     own = {name: x for name, x in places.items() if name.startswith(prefixes)}
     short = {name.removeprefix("params/").removeprefix(STATISTICS): name for name in own}
     shapes = {brief: own[name] for brief, name in short.items()}
-    arrays = published(source, model.name, shapes, args=model.args)
-    return {short[brief]: array for brief, array in arrays.items()}
+    arrays, key, others = published(source, model.name, shapes, args=model.args)
+    about = source
+    if others:
+        also = ", ".join(f"#{other}" for other in others)
+        about = f"{split_key(source)[0]}#{key} (also there: {also})"
+    return {short[brief]: array for brief, array in arrays.items()}, about
 
 
 def _laid(theirs: Leaves, places: Leaves) -> tuple[dict[str, np.ndarray], list[str]]:

@@ -39,6 +39,13 @@ def fetch(source: str | Path) -> Path:
     )
 
 
+def split_key(source: str | Path) -> tuple[str, str]:
+    """A source without its key, and the key: what 'w.pth#model_ema' has behind its '#', or ''."""
+    text = str(source)
+    place, sign, key = text.rpartition("#")
+    return (place, key) if sign and "/" not in key and not Path(text).is_file() else (text, "")
+
+
 _SUFFIXES = {".safetensors", ".pth", ".pt", ".th", ".bin", ".npz"}
 
 

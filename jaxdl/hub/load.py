@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -19,8 +19,8 @@ from jaxdl.config import Part
 from jaxdl.errors import UserError
 from jaxdl.hub.adapt import adapted, of_other_classes
 from jaxdl.hub.convert import Naming, flatten_variables, from_theirs, namings, places, to_theirs
-from jaxdl.hub.fetch import fetch
-from jaxdl.hub.read import read, write_safetensors
+from jaxdl.hub.fetch import fetch, split_key
+from jaxdl.hub.read import read_weights, write_safetensors
 from jaxdl.types import PyTree
 
 
@@ -37,7 +37,7 @@ def pretrained(
     """A network with published weights, and its variables, ready for `model.apply`.
 
     Args:
-        source: see `fetch`.
+        source: see `fetch`; with '#KEY' behind it, the weights under that key of a checkpoint.
         model: the registered name.
         num_classes: without it, those the model was made for.
         image: (h, w, c); without it, the model's own.
@@ -66,7 +66,7 @@ def transfer(
     """Parameters and batch statistics from a file of published weights.
 
     Args:
-        source: a file, a Hugging Face id or a URL; see `fetch`.
+        source: a file, a Hugging Face id or a URL; see `pretrained`.
         model: the registered name.
         params: of a fresh network, `{'backbone', 'head'}`.
         variables: of a fresh network, its other collections.
@@ -78,11 +78,21 @@ def transfer(
     """
     fresh = flatten_variables(params, variables)
     arrays = {name: np.asarray(x, np.float32) for name, x in fresh.items()}
-    arrays |= published(source, model, fresh, publisher=publisher, args=args)
+    arrays |= published(source, model, fresh, publisher=publisher, args=args).arrays
     collections = {"params": params, "batch_stats": variables.get("batch_stats", {})}
     filled = jax.tree.map(arrays.get, {k: tree.names(v) for k, v in collections.items()})
     statistics = {"batch_stats": filled["batch_stats"]} if filled["batch_stats"] else {}
     return filled["params"], {**variables, **statistics}
+
+
+class Published(NamedTuple):
+    """Weights of a file by our names, and the other weights that it has."""
+
+    arrays: dict[str, np.ndarray]
+    key: str
+    """of the checkpoint, under which the file has these; '' where it has no keys"""
+    others: tuple[str, ...]
+    """keys of the checkpoint that hold weights too, such as averaged ones"""
 
 
 def published(
@@ -92,21 +102,22 @@ def published(
     *,
     publisher: str | None = None,
     args: Mapping[str, Any] = MappingProxyType({}),
-) -> dict[str, np.ndarray]:
+) -> Published:
     """Our names to arrays of a file of published weights, made to fit; see `hub/adapt.py`.
 
     Layers that compute the logits of another number of classes are left out.
 
     Args:
-        source: see `fetch`.
+        source: see `pretrained`.
         model: the registered name.
         shapes: our names, as `flatten_variables` makes them, to anything with a shape.
         publisher: whose names the file has; without it, the one whose names fit best.
         args: that the model was built with.
     """
     known = namings(model, publisher)
-    path = fetch(source)
-    tensors = read(path)
+    place, key = split_key(source)
+    path = fetch(place)
+    tensors, key, others = read_weights(path, key)
     naming = max(known.values(), key=lambda n: _overlap(n, shapes, tensors))
     unmet = {k: v for k, v in naming.arguments.items() if args.get(k) not in (v, Part(v))}
     for name, value in unmet.items():
@@ -126,7 +137,8 @@ def published(
         arrays = from_theirs(naming, shapes, tensors, adapt)
     except UserError as error:
         raise UserError(f"{path.name}: {error}") from error
-    return {name: array for name, array in arrays.items() if name not in left_out}
+    kept = {name: array for name, array in arrays.items() if name not in left_out}
+    return Published(kept, key, others)
 
 
 def save(

@@ -23,6 +23,7 @@ from safetensors.numpy import save_file
 from jaxdl.errors import UserError, choices
 from jaxdl.hub import torch_file
 from jaxdl.hub.archive import check_archive, read_member
+from jaxdl.hub.torch_file import Weights
 
 # What a broken file raises in zipfile, numpy and safetensors.
 _BROKEN = (
@@ -58,27 +59,33 @@ class Format(NamedTuple):
     suffixes: tuple[str, ...]
     offset: int
     magic: bytes
-    read: Callable[[Path], dict[str, np.ndarray]]
+    read: Callable[[Path, str], Weights]
+    """of the file, and a key of the checkpoint in it or none"""
 
 
-def read(path: str | Path) -> dict[str, np.ndarray]:
+def read(path: str | Path, key: str = "") -> dict[str, np.ndarray]:
     """Read a file of weights.
 
     Args:
         path: a safetensors file; a PyTorch file, old or new; or an npz file. The content decides,
             not the suffix.
+        key: of a PyTorch checkpoint with several networks or weights, such as 'model_ema'.
 
     Returns:
         Name to array, contiguous, each in the dtype of the file (bfloat16 as `jax.numpy.bfloat16`).
-        Of a PyTorch checkpoint these are the tensors under 'state_dict', 'model',
-        'model_state_dict' or 'state_dict_ema', the first that has any, or else at its top; entries
-        that are not tensors are left out. A prefix that all names have is gone, if it is one of
-        `PREFIXES`.
+        Of a PyTorch checkpoint without a key these are the tensors under the first of
+        `torch_file.WRAPPERS` that has any, or else at its top; entries that are not tensors are
+        left out. Prefixes that all names have are gone, if they are of `PREFIXES`.
 
     Raises:
         UserError: in one line the file and what is wrong with it. A file that asks for more than
             tensors, such as a function to call, is refused by that name.
     """
+    return read_weights(path, key).tensors
+
+
+def read_weights(path: str | Path, key: str = "") -> Weights:
+    """As `read`, and where in a checkpoint the tensors stand, and which others it has."""
     path = Path(path)
     if not path.is_file():
         near = [p.name for p in path.parent.glob("*") if p.is_file()]
@@ -86,18 +93,26 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD)
-        tensors = _format(head, path.suffix.lower()).read(path)
+        weights = _format(head, path.suffix.lower()).read(path, key)
     except UserError as error:
         raise UserError(_line(path, str(error))) from error
     except _BROKEN as error:
         why = str(error) or type(error).__name__
         raise UserError(_line(path, f"cannot be read: {why}")) from error
-    for prefix in PREFIXES * 2:  # a compiled network in a wrapper, or the other way round
-        if tensors and all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    tensors = _without_prefixes(weights.tensors)
     for name in tensors:
         if not name.isprintable():
             raise UserError(_line(path, f"has a tensor with an unprintable name, {name!r}"))
+    return weights._replace(tensors=tensors)
+
+
+def _without_prefixes(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    if any(name.startswith("module.") for name in tensors):
+        # torch.optim.swa_utils.AveragedModel counts its updates beside its network, 'module'.
+        tensors = {name: tensor for name, tensor in tensors.items() if name != "n_averaged"}
+    for _ in PREFIXES:  # a compiled network in a wrapper, or the other way round
+        prefix = next((p for p in PREFIXES if all(name.startswith(p) for name in tensors)), "")
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
 
 
@@ -120,24 +135,32 @@ def _format(head: bytes, suffix: str) -> Format:
     raise UserError(f"is not a {expected[0]} file: it begins with {head[:24]!r}")
 
 
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+def _read_safetensors(path: Path, key: str) -> Weights:
+    _check_no_key(key)
     with safe_open(path, framework="numpy") as file:
         names = sorted(file.keys())
         for name in names:
             kind = file.get_slice(name).get_dtype()
             if kind not in _SAFETENSORS:
                 raise UserError(f"has the tensor {name} of the unusual dtype {kind}")
-        return {name: file.get_tensor(name) for name in names}
+        return Weights({name: file.get_tensor(name) for name in names})
 
 
-def _read_zip(path: Path) -> dict[str, np.ndarray]:
+def _check_no_key(key: str) -> None:
+    if key:
+        raise UserError(f"has no weights under '{key}': only PyTorch's checkpoints have keys")
+
+
+def _read_zip(path: Path, key: str) -> Weights:
     with zipfile.ZipFile(path) as archive:
         check_archive(archive, path.stat().st_size)
         names = archive.namelist()
         if any(name.endswith("/data.pkl") for name in names):
-            return torch_file.read_zip(archive)
+            return torch_file.read_zip(archive, key)
         if names and all(name.endswith(".npy") for name in names):
-            return {n.removesuffix(".npy"): _array(read_member(archive, n), n) for n in names}
+            _check_no_key(key)
+            arrays = {n.removesuffix(".npy"): _array(read_member(archive, n), n) for n in names}
+            return Weights(arrays)
     raise UserError(
         "is a zip archive, but neither of PyTorch (it has no data.pkl) nor of .npy arrays"
     )
@@ -167,8 +190,8 @@ def _npy_header(stream: BinaryIO, name: str) -> tuple[tuple[int, ...], bool, np.
         raise UserError(f"its array {name} has a broken header: {error}") from error
 
 
-def _refuse(message: str) -> Callable[[Path], dict[str, np.ndarray]]:
-    def read_nothing(path: Path) -> dict[str, np.ndarray]:
+def _refuse(message: str) -> Callable[[Path, str], Weights]:
+    def read_nothing(path: Path, key: str) -> Weights:
         raise UserError(message)
 
     return read_nothing
@@ -180,8 +203,8 @@ def _line(path: Path, message: str) -> str:
     return f"'{path}': {text[:_LONGEST]}"
 
 
-def _read_legacy(path: Path) -> dict[str, np.ndarray]:
-    return torch_file.read_legacy(path.read_bytes())
+def _read_legacy(path: Path, key: str) -> Weights:
+    return torch_file.read_legacy(path.read_bytes(), key)
 
 
 FORMATS = (

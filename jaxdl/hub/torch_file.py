@@ -12,20 +12,24 @@ import math
 import struct
 import zipfile
 from collections.abc import Mapping
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from jax import numpy as jnp
 
-from jaxdl.errors import UserError
+from jaxdl.errors import UserError, choices
 from jaxdl.hub import pickled
 from jaxdl.hub.archive import read_member
 
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # 0x1950a86a20f9469cfc6c, pickled
 LEGACY_PROTOCOL = 1001
 
-WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema")
-"""Under which key a checkpoint has its tensors, if not at the top; the first with any counts."""
+WRAPPERS = (
+    *("state_dict", "model", "model_state_dict"),
+    *("state_dict_ema", "model_ema", "model_ema_state_dict", "ema_state_dict", "ema"),
+)
+"""Under which key a checkpoint has its tensors, if not at the top; the first with any counts. The
+second row is of averaged weights, which a training keeps beside its own."""
 
 _DEPTH = 3  # a checkpoint in a checkpoint: {'model': {'state_dict': {...}}}
 _MAX_AXES = 32
@@ -48,6 +52,16 @@ _STORAGES = {
 }
 
 
+class Weights(NamedTuple):
+    """Arrays of a file, and where in a checkpoint they stand."""
+
+    tensors: dict[str, np.ndarray]
+    key: str = ""
+    """under which the checkpoint has them; empty at its top, and in files that have no keys"""
+    others: tuple[str, ...] = ()
+    """keys of `WRAPPERS` that hold weights too"""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Storage:
     """A one-dimensional array in the file, under the name that its pickle gives it."""
@@ -67,14 +81,16 @@ class Tensor:
     strides: tuple[int, ...]
 
 
-def read_zip(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
+def read_zip(archive: zipfile.ZipFile, key: str = "") -> Weights:
     """The tensors of a file that PyTorch 1.6 or later wrote.
 
     Args:
         archive: one that passed `check_archive`, with a member `data.pkl` in a folder.
+        key: of the checkpoint, under which the tensors are.
 
     Returns:
-        Name to array, each in its own dtype: the tensors under one of `WRAPPERS`, or at the top.
+        Name to array, each in its own dtype: the tensors under the key; without one, those under
+        the first of `WRAPPERS` that has any, or at the top.
 
     Raises:
         UserError: it holds, or asks for, anything but tensors, numbers and strings in plain
@@ -84,14 +100,14 @@ def read_zip(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
     root, *others = [m.removesuffix("data.pkl") for m in members if m.endswith("/data.pkl")]
     if others:
         raise UserError("holds more than one data.pkl")
-    tensors, _ = _describe(io.BytesIO(read_member(archive, f"{root}data.pkl")))
+    described = _describe(io.BytesIO(read_member(archive, f"{root}data.pkl")), key)
     order = f"{root}byteorder"
     order = read_member(archive, order) if order in members else b"little"
     if order not in (b"little", b"big"):
         raise UserError(f"has the byte order {order!r}, neither little nor big")
 
     raw = {}
-    for storage in {t.storage for t in tensors.values()}:
+    for storage in {t.storage for t in described.tensors.values()}:
         member = f"{root}data/{storage.key}"
         if member not in members:
             raise UserError(f"lacks the member {member}, where its pickle has a tensor")
@@ -100,22 +116,24 @@ def read_zip(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
         if order == b"big":
             data = np.frombuffer(data, f"u{storage.dtype.itemsize}").byteswap().tobytes()
         raw[storage] = data
-    return _arrays(tensors, raw)
+    return Weights(_arrays(described.tensors, raw), described.key, described.others)
 
 
-def read_legacy(data: bytes) -> dict[str, np.ndarray]:
+def read_legacy(data: bytes, key: str = "") -> Weights:
     """The tensors of a file that PyTorch before 1.6 wrote; like `read_zip`.
 
     Args:
         data: the whole file, from `LEGACY_MAGIC` on. Its numbers are little-endian, whatever
             machine wrote it.
+        key: of the checkpoint, under which the tensors are.
     """
     stream = io.BytesIO(data)
     stream.seek(len(LEGACY_MAGIC))
     if pickled.load(stream, {}) != LEGACY_PROTOCOL:
         raise UserError("is of an unknown version of PyTorch's legacy format")
     pickled.load(stream, {})  # the sizes of C's types where it was written
-    tensors, storages = _describe(stream)
+    described = _describe(stream, key)
+    storages = described.storages
     keys = pickled.load(stream, {})
     if not isinstance(keys, list) or not all(isinstance(k, str) for k in keys):
         raise UserError("has no list of its storages")
@@ -124,20 +142,29 @@ def read_legacy(data: bytes) -> dict[str, np.ndarray]:
 
     raw = {}
     start = stream.tell()
-    for key in keys:
-        storage = storages[key]
+    for name in keys:
+        storage = storages[name]
         (numel,) = struct.unpack_from("<q", data, start)
         start += 8
         if numel != storage.numel:
-            raise UserError(f"gives two sizes for its storage {key}")
+            raise UserError(f"gives two sizes for its storage {name}")
         stop = start + numel * storage.dtype.itemsize
         raw[storage] = memoryview(data)[start:stop]
         _check_size(storage, len(raw[storage]))
         start = stop
-    return _arrays(tensors, raw)
+    return Weights(_arrays(described.tensors, raw), described.key, described.others)
 
 
-def _describe(stream: BinaryIO) -> tuple[dict[str, Tensor], dict[str, Storage]]:
+class _Described(NamedTuple):
+    """A pickle's tensors, as in `Weights`, and all storages that it mentions."""
+
+    tensors: dict[str, Tensor]
+    key: str
+    others: tuple[str, ...]
+    storages: dict[str, Storage]
+
+
+def _describe(stream: BinaryIO, key: str) -> _Described:
     storages: dict[str, Storage] = {}
 
     def storage(persistent_id: Any) -> Storage:
@@ -147,14 +174,22 @@ def _describe(stream: BinaryIO) -> tuple[dict[str, Tensor], dict[str, Storage]]:
         return made
 
     value = pickled.load(stream, _NAMES, storage)
-    tensors = _unwrap(value, _DEPTH)
+    checkpoint = value if isinstance(value, dict) else {}
+    names = filter(None, (*WRAPPERS, key))
+    below = {name: _unwrap(checkpoint.get(name), _DEPTH - 1) for name in names}
+    held = [name for name, tensors in below.items() if tensors]
+    if key and key not in held:
+        raise UserError(f"has no weights under '{key}': {choices(key, held)}")
+    key = key or next(iter(held), "")
+    tensors = below.get(key) or _unwrap(checkpoint, 1)
     if not tensors:
-        keys = [str(key) for key in value][:12] if isinstance(value, dict) else []
+        keys = [str(key) for key in checkpoint][:12]
         found = f"a dict of {', '.join(keys)}" if keys else f"a {type(value).__name__}"
         raise UserError(
             f"has no tensors at its top or under {', '.join(WRAPPERS)}: it holds {found}"
         )
-    return tensors, storages
+    others = tuple(name for name in held if name != key)
+    return _Described(tensors, key, others, storages)
 
 
 def _unwrap(value: Any, depth: int) -> dict[str, Tensor]:
