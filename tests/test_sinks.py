@@ -73,9 +73,36 @@ def test_wandb_ids_are_of_directories_and_not_of_their_names(tmp_path, monkeypat
     assert ids[3] == "old"
 
 
+def test_members_of_a_population_do_not_share_a_wandb_run(tmp_path, monkeypatch):
+    active, logged = [], []
+
+    def init(**options):
+        # A second call in one process returns the first run, unless it asks for a new one:
+        # https://docs.wandb.ai/models/runs/multiple-runs-per-process
+        if not active or options.get("reinit") == "create_new":
+            log = lambda values, step: logged.append((options["id"], step))
+            active.append(types.SimpleNamespace(log=log, finish=lambda: None))
+        return active[-1]
+
+    fake = types.ModuleType("wandb")
+    fake.init = init
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    journals = []
+    for member in ("0", "1"):
+        workdir = tmp_path / "members" / member
+        workdir.mkdir(parents=True)
+        (workdir / "config.json").write_text("{}")
+        journals.append(MetricLog(workdir, step=0, sinks=[wandb]))
+    for journal in journals:
+        journal.write(1, {"train/loss": 0.5})
+    for journal in journals:
+        journal.close()
+    assert len({run for run, step in logged}) == len(logged) == 2
+
+
 def test_a_missing_client_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(UserError, match="pip install wandb"):
+    with pytest.raises(UserError, match="pip install 'wandb>=0.19.10'"):
         wandb(tmp_path, 0)
 
 

@@ -140,7 +140,9 @@ def wandb(
     try:
         import wandb as client
     except ImportError as error:
-        raise UserError("sink 'wandb' needs the package wandb: pip install wandb") from error
+        raise UserError(
+            "sink 'wandb' needs the package wandb: pip install 'wandb>=0.19.10'"
+        ) from error
     config = json.loads((workdir / "config.json").read_text())
     run = client.init(
         project=project,
@@ -149,6 +151,7 @@ def wandb(
         id=_wandb_id(workdir),
         name="/".join(workdir.absolute().parts[-3:]),
         resume="allow",
+        reinit="create_new",  # else the members of a population would all write to the first's run
         config=config,
     )
     return _WandB(run)
