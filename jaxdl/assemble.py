@@ -24,7 +24,7 @@ from jaxdl.data.pipeline import Split
 from jaxdl.data.streams import TrainStream, joined
 from jaxdl.data.target import Target
 from jaxdl.durations import to_steps
-from jaxdl.errors import UserError
+from jaxdl.errors import UserError, at
 from jaxdl.held import Measured, measured, metrics_of, open_splits, order_of
 from jaxdl.metrics.base import Metric, by_name, class_keys, entries
 from jaxdl.networks import NetworkSpec, network_specs, with_networks
@@ -251,7 +251,8 @@ def durations(config: Config, examples: int) -> tuple[int, Callable[[int | str],
         examples: size of the training split.
     """
     sizes = {"examples": examples, "batch_size": config.data.batch_size}
-    steps = to_steps(config.duration, **sizes)
+    with at("config.duration"):
+        steps = to_steps(config.duration, **sizes)
     if steps < 1:
         raise UserError(f"config.duration '{config.duration}' is less than one step")
     if steps >= 2**31:  # they are counted in int32
@@ -259,7 +260,9 @@ def durations(config: Config, examples: int) -> tuple[int, Callable[[int | str],
     in_steps = functools.partial(to_steps, total=steps, **sizes)
     for field in ("evaluation", "checkpoint", "log"):
         every = getattr(config, field).every
-        if in_steps(every) < 1:
+        with at(f"config.{field}.every"):
+            period = in_steps(every)
+        if period < 1:
             raise UserError(f"config.{field}.every '{every}' is less than one step")
     return steps, in_steps
 

@@ -94,7 +94,10 @@ def open_splits(
         first = next(iter(splits.values()))
         num_classes = first.num_classes
         if num_classes is None and not first.targets:
-            raise UserError(f"source '{config.data.source.name}' has no labels to learn")
+            raise UserError(
+                f"source '{config.data.source.name}' has no labels to learn: its examples hold "
+                f"{shapes(first)}"
+            )
         _check_alike(role, own, splits[role], first, target_name(config))
         _check_classes(splits[role], first)
     return splits

@@ -21,7 +21,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 import msgspec
 
 from jaxdl.config import Network, Of, Part, Steps, Varying, kind_of, parts_of
-from jaxdl.errors import UserError, choices
+from jaxdl.errors import UserError, at, choices
 
 ROOMS = {
     "models": "jaxdl.models",
@@ -194,7 +194,7 @@ def bind(
         for key, value in part.args.items()
     }
     bound = functools.partial(entry.build, **args)
-    return in_steps(bound, to_steps) if to_steps else bound
+    return in_steps(bound, to_steps, where) if to_steps else bound
 
 
 def name_of(build: Callable[..., Any]) -> str:
@@ -205,17 +205,24 @@ def name_of(build: Callable[..., Any]) -> str:
 
 
 def in_steps(
-    bound: functools.partial[Any], to_steps: Callable[[int | str], int]
+    bound: functools.partial[Any], to_steps: Callable[[int | str], int], where: str = "argument"
 ) -> functools.partial[Any]:
-    """A bound builder whose durations, defaults included, are numbers of steps."""
+    """A bound builder whose durations, defaults included, are numbers of steps.
+
+    Args:
+        bound: by `bind`.
+        to_steps: turns a duration into steps.
+        where: the builder stands in the config, for the message about a wrong duration.
+    """
     args: dict[str, Any] = {}
     for name, parameter in inspect.signature(bound, eval_str=True).parameters.items():
         value = parameter.default
         if any(isinstance(m, Steps) for m in _marks(parameter.annotation)):
             if value is not None and value is not parameter.empty:
-                args[name] = to_steps(value)
+                with at(f"{where}.{name}"):
+                    args[name] = to_steps(value)
         elif isinstance(value, functools.partial) and name in bound.keywords:
-            args[name] = in_steps(value, to_steps)
+            args[name] = in_steps(value, to_steps, f"{where}.{name}")
     return functools.partial(bound, **args)
 
 
@@ -264,18 +271,18 @@ class Parts:
         self, path: str, to_steps: Callable[[int | str], int] | None = None
     ) -> functools.partial[Any] | None:
         """The builder at a path, such as 'optimizer'; None where the config has none."""
-        bound = self._bound.get(path)
-        return in_steps(bound, to_steps) if bound is not None and to_steps else bound
+        return self._at(path, to_steps) if path in self._bound else None
+
+    def _at(self, path: str, to_steps: Callable[[int | str], int] | None) -> functools.partial[Any]:
+        bound = self._bound[path]
+        return in_steps(bound, to_steps, f"config.{path}") if to_steps else bound
 
     def named(
         self, path: str, to_steps: Callable[[int | str], int] | None = None
     ) -> dict[str, functools.partial[Any]]:
         """The builders in a dict or a tuple at a path, by key or position, in order."""
-        inside = {p: bound for p, bound in self._bound.items() if p.startswith(f"{path}.")}
-        return {
-            p.removeprefix(f"{path}."): in_steps(bound, to_steps) if to_steps else bound
-            for p, bound in inside.items()
-        }
+        inside = [p for p in self._bound if p.startswith(f"{path}.")]
+        return {p.removeprefix(f"{path}."): self._at(p, to_steps) for p in inside}
 
     def many(
         self, path: str, to_steps: Callable[[int | str], int] | None = None

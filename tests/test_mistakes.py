@@ -3,6 +3,7 @@
 import shlex
 from typing import Any
 
+import numpy as np
 import pytest
 
 from jaxdl import front
@@ -112,6 +113,46 @@ def test_a_mistake_is_answered_by_one_line(typed, says, proposed, tmp_path, monk
     assert says in error
     if proposed:
         assert main(shlex.split(proposed)) == 0
+
+
+# Every field that is a duration, and one inside each kind of part that takes one.
+DURATIONS = {
+    "duration": "", "log.every": "", "checkpoint.every": "", "evaluation.every": "",
+    "schedule.warmup": "", "average.start": "--config.average=swa",
+    "wrappers.0.every": "--config.wrappers=reduce_on_plateau",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", DURATIONS)
+def test_a_duration_that_is_none_is_named_by_its_field(field, monkeypatch, capsys):
+    monkeypatch.setattr(front, "train", lambda config, workdir: assemble(config))
+    command = [*shlex.split(BASE), *shlex.split(DURATIONS[field]), f"--config.{field}=3 epoch_"]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: config.{field}: '3 epoch_' is not a duration")
+    assert main([*command[:-1], f"--config.{field}=0.1 epoch"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("keys", "found"),
+    [
+        (("images",), "image uint8[8, 8, 3]"),
+        (("images", "labels"), None),
+        (("x", "y"), None),
+        (("x", "target"), "image uint8[8, 8, 3], target int32[]"),
+    ],
+)
+def test_arrays_without_labels_are_listed(keys, found, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(front, "train", lambda config, workdir: assemble(config))
+    arrays = np.random.default_rng(0).integers(0, 99, (40, 8, 8, 3), np.uint8), np.arange(40) % 4
+    np.savez(tmp_path / "data.npz", **dict(zip(keys, arrays, strict=False)))
+    splits = "--config.data.train=all[:20] --config.data.validation=all[20:] --config.data.test="
+    command = [*shlex.split(f"{BASE} --config.data.batch_size=8 {splits}")]
+    status = main([*command, f"--config.data.source=npz(path={tmp_path}/data.npz)"])
+    error = capsys.readouterr().err
+    assert status == (2 if found else 0)
+    if found:
+        assert "source 'npz' " in error and found in error and "no label" in error
 
 
 @pytest.mark.parametrize("number", [".001", "1e-3", "+0.001", "0.001", "1.e-3"])

@@ -116,6 +116,12 @@ def test_what_is_refused_is_named_by_its_field(changes, says):
         lines(override(BASE, changes))
 
 
+def test_a_batch_larger_than_the_training_split_is_told():
+    data = Data(source=part("fake", examples=1258), batch_size=100_000)
+    said = "config.data.batch_size 100,000 is more than the 1,258 training examples: "
+    assert lines(dataclasses.replace(BASE, data=data)) == [f"{said}a batch repeats them"]
+
+
 def of_labels(tmp_path, label, **names):
     image = np.zeros((*np.shape(label)[:1], 8, 8, 1), np.uint8)
     np.savez(tmp_path / "x.npz", image=image, label=label, **names)

@@ -3,6 +3,7 @@
 import re
 import shlex
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
@@ -31,6 +32,9 @@ def test_the_five_line_data_set(code, own_registry):
     split = open_split(registry.bind("sources", part("stripes")), "train", memory=2**20)
     assert len(split) == 512 and split.num_classes == 2
     assert split.element_spec["image"].shape == (8, 8, 1)
+    other = open_split(registry.bind("sources", part("stripes")), "test", memory=2**20)
+    images = [s.examples(np.arange(512))["image"].tobytes() for s in (split, other)]
+    assert images[0] != images[1]
 
 
 def test_the_notebook_cells(monkeypatch, tmp_path, capsys):

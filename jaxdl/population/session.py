@@ -24,7 +24,7 @@ from jaxdl.data.fingerprint import Fingerprint
 from jaxdl.data.multistep import multistep_batches, multistep_spec
 from jaxdl.data.pipeline import evaluation_batches
 from jaxdl.data.prefetch import Batches
-from jaxdl.errors import UserError
+from jaxdl.errors import UserError, at
 from jaxdl.held import order_of
 from jaxdl.init_from import filled
 from jaxdl.metadata import run_metadata
@@ -66,7 +66,8 @@ class Population(Session):
         self.single = self.plan
         """The plan of one member."""
         halving = self.config.population.successive_halving
-        period = self.plan.steps if halving is None else self.plan.to_steps(halving)
+        with at("config.population.successive_halving"):
+            period = self.plan.steps if halving is None else self.plan.to_steps(halving)
         self.rounds = range(max(1, period), self.single.steps, max(1, period))
         if self.rounds and not self.plan.roles("training"):
             raise UserError(

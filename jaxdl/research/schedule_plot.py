@@ -48,7 +48,8 @@ def curve(config: Config, examples: int | None = None) -> Curve:
     for name in config.imports:
         import_user_module(name)
     total, in_steps = durations(config, examples or _examples(config))
-    schedule = registry.bind("schedules", config.schedule, in_steps)
+    bound = registry.bind("schedules", config.schedule)
+    schedule = registry.in_steps(bound, in_steps, "config.schedule")
     rate = learning_rate(registry.bind("optimizers", config.optimizer), schedule, total)
     warmup = schedule.keywords.get("warmup", 0)
     steps = np.arange(total)
