@@ -19,6 +19,7 @@ from jaxdl.assemble_streams import stream_transforms, train_streams, with_stream
 from jaxdl.check_targets import learned, target_name
 from jaxdl.checks import check, check_batch, check_fit, check_held, check_monitor, unit_of
 from jaxdl.config import Config
+from jaxdl.corrections import help_of_verb, setting
 from jaxdl.data.class_order import Names
 from jaxdl.data.pipeline import Split
 from jaxdl.data.streams import TrainStream, joined
@@ -254,7 +255,8 @@ def durations(config: Config, examples: int) -> tuple[int, Callable[[int | str],
     with at("config.duration"):
         steps = to_steps(config.duration, **sizes)
     if steps < 1:
-        raise UserError(f"config.duration '{config.duration}' is less than one step")
+        message = f"config.duration '{config.duration}' is less than one step"
+        raise UserError(message, setting("config.duration", "1 epoch"))
     if steps >= 2**31:  # they are counted in int32
         raise UserError(f"config.duration '{config.duration}' is {steps:.3g} steps, too many")
     in_steps = functools.partial(to_steps, total=steps, **sizes)
@@ -263,7 +265,8 @@ def durations(config: Config, examples: int) -> tuple[int, Callable[[int | str],
         with at(f"config.{field}.every"):
             period = in_steps(every)
         if period < 1:
-            raise UserError(f"config.{field}.every '{every}' is less than one step")
+            message = f"config.{field}.every '{every}' is less than one step"
+            raise UserError(message, setting(f"config.{field}.every", "1 epoch"))
     return steps, in_steps
 
 
@@ -333,7 +336,7 @@ def import_user_module(name: str) -> None:
                 sys.path.insert(0, str(Path.cwd()))
             importlib.import_module(name)
     except (ImportError, OSError, SyntaxError, registry.RegisterError) as error:
-        raise UserError(f"cannot import '{name}': {error}") from error
+        raise UserError(f"cannot import '{name}': {error}", help_of_verb) from error
 
 
 def _optimizer(

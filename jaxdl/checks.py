@@ -10,8 +10,9 @@ import numpy as np
 from jaxdl import registry
 from jaxdl.check_targets import all_metrics, check_name, check_targets, target_name
 from jaxdl.config import Config, Part, held_of
+from jaxdl.corrections import setting, word
 from jaxdl.data.pipeline import Split
-from jaxdl.errors import UserError, choices
+from jaxdl.errors import UserError, choices, nearest
 from jaxdl.judging import score
 from jaxdl.train.sharding import batch_shards
 
@@ -39,9 +40,11 @@ def check_batch(config: Config, mesh: jax.sharding.Mesh) -> None:
     shards = batch_shards(mesh)
     for where, size in sizes.items():
         if size % (shards * n):
+            field, divisor = f"config.data.{where}batch_size", shards * n
             raise UserError(
-                f"config.data.{where}batch_size {size} does not divide over {shards} devices"
-                + (f" in {n} micro-batches" if n > 1 else "")
+                f"{field} {size} does not divide over {shards} devices"
+                + (f" in {n} micro-batches" if n > 1 else ""),
+                setting(field, -(-size // divisor) * divisor),
             )
 
 
@@ -298,7 +301,8 @@ def check_monitor(config: Config, measured: Sequence[str]) -> None:
         if key not in measured:
             raise UserError(
                 f"config.evaluation.monitor '{key}' is not measured while training: "
-                f"{choices(key, measured)}"
+                f"{choices(key, measured)}",
+                word(key, (nearest(key, measured) or sorted(measured))[0]),
             )
 
 

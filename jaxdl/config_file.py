@@ -16,7 +16,8 @@ import msgspec
 
 from jaxdl.aliases import current_config
 from jaxdl.config import Config, Part, dataclass_of, element_of
-from jaxdl.errors import UserError, choices
+from jaxdl.corrections import Correction, instead, setting, word
+from jaxdl.errors import UserError, choices, nearest
 from jaxdl.untrusted import check_plain, parse
 
 
@@ -83,7 +84,9 @@ def load(spec: str) -> Config:
     if not is_there:
         # A shipped config is reached by its name outside a clone.
         names = [file.stem] if file.stem in ours else [*siblings, *ours]
-        raise UserError(f"no config file '{path}': {choices(path, names)}")
+        near, shows = nearest(path, names), ("--config", next(iter(ours)), "--print-config")
+        correction = word(path, near[0]) if near else instead(*shows)
+        raise UserError(f"no config file '{path}': {choices(path, names)}", correction)
     if file.suffix == ".json":
         return from_json(_text(file), where=path)
     if file.suffix != ".py":
@@ -168,21 +171,40 @@ def from_dict(tree: Mapping[str, Any], where: str = "config") -> Config:
     try:
         config = msgspec.convert(tree, Config)
     except msgspec.ValidationError as error:
-        raise UserError(f"{where}: {_in_words(error, tree)}") from error
+        message, correction = _in_words(error, tree)
+        raise UserError(f"{where}: {message}", correction) from error
     return _revive(config)
 
 
-def _in_words(error: Exception, tree: Mapping[str, Any]) -> str:
+def _in_words(error: Exception, tree: Mapping[str, Any]) -> tuple[str, Correction | None]:
     """The message with its place, the key of a dict and the choices that msgspec leaves out."""
     message, _, path = str(error).partition(" - at ")
     message = message[:1].lower() + message[1:]
     if not path:
-        return message
+        return message, None
     keys = _keys(path.strip("`").removeprefix("$"), tree)
+    default = default_text(keys)
+    correction = setting(".".join(["config", *keys]), default) if default else None
     if name := re.fullmatch("invalid enum value '(.*)'", message):
-        message = f"'{name[1]}' is not a choice: {choices(name[1], _literals(keys))}"
+        valid = _literals(keys)
+        message = f"'{name[1]}' is not a choice: {choices(name[1], valid)}"
+        correction = word(name[1], (nearest(name[1], valid) or valid)[0])
     where = "".join(f"[{key}]" if key.isdigit() else f".{key}" for key in keys)
-    return f"config{where}: {message}"
+    return f"config{where}: {message}", correction
+
+
+def default_text(keys: Iterable[str]) -> str | None:
+    """The default of a field as it is typed; None where it has none.
+
+    Args:
+        keys: to the field, such as 'data', 'batch_size'.
+    """
+    value: Any = Config()
+    for key in keys:
+        value = getattr(value, key, None)
+    if value is None or value == ():
+        return None
+    return json.dumps(value) if isinstance(value, bool | dict) else in_words(value)
 
 
 def _keys(path: str, tree: Any) -> list[str]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 SYNONYMS = {
     "lr": "learning_rate", "wd": "weight_decay", "bs": "batch_size", "batch": "batch_size",
@@ -21,12 +21,20 @@ class UserError(Exception):
 
     What a message quotes may hold escapes that a terminal obeys, or fill it: such characters are
     spelt out, and the middle of a long message is left out.
+
+    Attributes:
+        correction: of the arguments that were typed, for the line to paste; see `corrections.py`.
     """
 
-    def __init__(self, message: str):
+    def __init__(
+        self,
+        message: str,
+        correction: Callable[[Sequence[str]], list[str] | None] | None = None,
+    ):
         if len(message) > LONGEST:
             message = f"{message[: LONGEST - 300]} ... {message[-200:]}"
         super().__init__("".join(c if c.isprintable() or c == "\n" else _spelt(c) for c in message))
+        self.correction = correction
 
 
 class SplitError(UserError):
@@ -54,11 +62,15 @@ def _spelt(character: str) -> str:
 def choices(name: str, valid: Iterable[str], limit: int = 12) -> str:
     """The tail of a message about an unknown `name`: the nearest valid names, or all if few."""
     valid = sorted(valid)
-    spelled = SYNONYMS.get(name.lower(), name.lower())
-    if same := [v for v in valid if v.lower() == spelled]:
-        return f"did you mean '{same[0]}'?"
-    near = difflib.get_close_matches(name, valid, n=3, cutoff=0.5)
-    if near:
+    if near := nearest(name, valid):
         return f"did you mean {' or '.join(repr(n) for n in near)}?"
     shown = ", ".join(valid[:limit]) + (", ..." if len(valid) > limit else "")
     return f"choices: {shown}" if valid else "there are none"
+
+
+def nearest(name: str, valid: Iterable[str]) -> list[str]:
+    """The valid names that an unknown one may stand for, at most three, the nearest first."""
+    valid = sorted(valid)
+    spelled = SYNONYMS.get(name.lower(), name.lower())
+    same = [v for v in valid if v.lower() == spelled]
+    return same[:1] or difflib.get_close_matches(name, valid, n=3, cutoff=0.5)

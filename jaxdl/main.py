@@ -14,7 +14,9 @@ from jaxdl import config_file
 from jaxdl.cluster import allocator, hosts
 from jaxdl.cluster.signals import Interrupted, stop_signals
 from jaxdl.config import Config
-from jaxdl.errors import UserError, choices
+from jaxdl.corrections import arguments as replaced
+from jaxdl.corrections import instead, line_to_paste
+from jaxdl.errors import UserError, choices, nearest
 from jaxdl.override import override
 from jaxdl.registry import ROOMS
 from jaxdl.verbs import FILE, IMPORTS, every_verb
@@ -83,9 +85,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     # A warning of ours is for a reader, who has no use for the line of code it came from.
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     try:
-        return _dispatch(arguments)
+        return _dispatch(list(arguments))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        line = line_to_paste(error, arguments)
+        end = " try: " if str(error).endswith("?") else "; try: "
+        print(f"error: {error}" + (f"{end}{line}" if line else ""), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -99,8 +103,11 @@ def _dispatch(arguments: list[str]) -> int:
             return _train_or_show(arguments)
         if name not in verbs:
             if name.partition(":")[0] in config_file.shipped() or name.endswith((".py", ".json")):
-                raise UserError(f"'{name}' is a config: jaxdl --config {name}")
-            raise UserError(f"unknown verb '{name}': {choices(name, ['train', *verbs])}")
+                proposed = replaced([name], ["--config", name])
+                raise UserError(f"'{name}' is a config: jaxdl --config {name}", proposed)
+            near = nearest(name, ["train", *verbs])
+            proposed = replaced([name], near[:1]) if near else instead("--help")
+            raise UserError(f"unknown verb '{name}': {choices(name, ['train', *verbs])}", proposed)
         return verbs[name](arguments)
     return _train_or_show(arguments)
 
@@ -111,7 +118,7 @@ def _train_or_show(arguments: list[str]) -> int:
     if options.list is not None:
         return _list(options.list, options.imports)
     if not options.config:
-        raise UserError("name a config: --config configs/efficientnet.py (or see --help)")
+        raise UserError("name a config: --config configs/efficientnet.py (or see --help)", _named)
     config = override(config_file.load(options.config), overrides)
     if options.imports:
         config = config_file.add_imports(config, options.imports)
@@ -119,6 +126,11 @@ def _train_or_show(arguments: list[str]) -> int:
         print(config_file.to_json(config), end="")
         return 0
     return _train(config, options)
+
+
+def _named(typed: Sequence[str]) -> list[str]:
+    verb = 1 if typed[:1] == ["train"] else 0
+    return [*typed[:verb], "--config", "cnn", *typed[verb:]]
 
 
 def _new_workdir(spec: str) -> Path:
@@ -193,7 +205,7 @@ def _list(request: list[str], imports: list[str]) -> int:
         print(textwrap.indent("\n".join(describe(entries[0])), "    "))
     if not entries:
         pattern = f"match '{request[1]}'" if len(request) > 1 else "come with jaxdl: see --import"
-        raise UserError(f"no {request[0]} {pattern}")
+        raise UserError(f"no {request[0]} {pattern}", instead("--list", request[0]))
     return 0
 
 

@@ -9,7 +9,8 @@ from typing import Any, Union
 
 from jaxdl.config import Config, Part, dataclass_of
 from jaxdl.config_file import from_dict, to_dict
-from jaxdl.errors import UserError, choices
+from jaxdl.corrections import Correction, arguments, either, help_of_verb, offering, word
+from jaxdl.errors import SYNONYMS, UserError, choices, nearest
 from jaxdl.untrusted import parse
 
 
@@ -24,8 +25,39 @@ def override(config: Config, assignments: Iterable[tuple[str, str]]) -> Config:
     """
     tree = to_dict(config)
     for path, text in assignments:
-        _assign(tree, path, text)
+        with offering(either(_instead_of(path, text), help_of_verb)):
+            _assign(tree, path, text)
     return from_dict(tree, where="command line")
+
+
+_PLACES = {"learning_rate": "optimizer", "weight_decay": "optimizer", "batch_size": "data"}
+"""Place of the fields and arguments that are often typed without it."""
+
+
+def meant(name: str, value: str) -> tuple[str, str] | None:
+    """The field that `--name=value` or `--config.name=value` may stand for, and its value.
+
+    Args:
+        name: a path, such as 'lr', 'epochs' or 'optimizer.lr'.
+        value: as it was typed.
+    """
+    fields = {f.name for f in dataclasses.fields(Config)}
+    first, _, rest = name.replace("-", "_").partition(".")
+    if first in fields:
+        return ".".join([first, *(SYNONYMS.get(key, key) for key in rest.split(".") if key)]), value
+    ours = SYNONYMS.get(first, first)
+    if rest or not (ours in fields or ours in _PLACES):
+        return None
+    value = f"{value} {first}" if first in ("epochs", "steps") else value
+    return (f"{_PLACES[ours]}.{ours}" if ours in _PLACES else ours), value
+
+
+def _instead_of(path: str, text: str) -> Correction:
+    """Set the field that is meant by a path that leads nowhere."""
+    path_meant, value = meant(path, text) or (path, text)
+    right = [f"--config.{path_meant}={value}"] if path_meant != path else []
+    typed = ([f"--config.{path}={text}"], [f"--config.{path}", text])
+    return either(*(arguments(wrong, right) for wrong in typed if right))
 
 
 def _assign(tree: dict[str, Any], path: str, text: str) -> None:
@@ -92,7 +124,9 @@ def _field(cls: type, key: str, where: str) -> Any:
     """The annotation of a dataclass's field."""
     known = {f.name: f.type for f in dataclasses.fields(cls)}
     if key not in known:
-        raise UserError(f"unknown key {where}.{key}: {choices(key, known)}")
+        near = [] if meant(f"{where}.{key}".removeprefix("config."), "") else nearest(key, known)
+        correction = word(key, near[0]) if near else None
+        raise UserError(f"unknown key {where}.{key}: {choices(key, known)}", correction)
     return known[key]
 
 
@@ -188,8 +222,23 @@ def _parts(text: str) -> list[Any]:
     except (IndexError, ValueError):
         tokens, found = ["?"], []
     if tokens or not isinstance(found, list):
-        raise UserError(f"'{text}' is not a list of parts: write 'name, name(key=value)'")
+        message = f"'{text}' is not a list of parts: write 'name, name(key=value)'"
+        raise UserError(message, word(text, _balanced(text)))
     return [{"name": x, "args": {}} if isinstance(x, str) else x for x in found]
+
+
+def _balanced(text: str) -> str:
+    """A text with the brackets that it does not close, and without those that it does not open."""
+    pairs, open_, kept = {"(": ")", "[": "]"}, [], []
+    for character in text:
+        if character in pairs:
+            open_.append(pairs[character])
+        elif character in pairs.values():
+            if open_[-1:] != [character]:
+                continue
+            open_.pop()
+        kept.append(character)
+    return "".join([*kept, *reversed(open_)])
 
 
 def _value(tokens: list[str]) -> Any:

@@ -10,6 +10,7 @@ import fnmatch
 import functools
 import importlib
 import inspect
+import json
 import pkgutil
 import re
 import sys
@@ -21,7 +22,8 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 import msgspec
 
 from jaxdl.config import Network, Of, Part, Steps, Varying, kind_of, parts_of
-from jaxdl.errors import UserError, at, choices
+from jaxdl.corrections import Correction, either, instead, offering, value, word
+from jaxdl.errors import UserError, at, choices, nearest
 
 ROOMS = {
     "models": "jaxdl.models",
@@ -146,7 +148,9 @@ def _walk(room: str) -> None:
 def entries(kind: str, pattern: str = "*") -> list[Entry]:
     """Registered builders whose names match a wildcard, in natural order (b2 before b10)."""
     if kind not in ROOMS:
-        raise UserError(f"unknown kind '{kind}': {choices(kind, ROOMS)}")
+        near = nearest(kind, ROOMS)
+        correction = word(kind, near[0]) if near else instead("--list")
+        raise UserError(f"unknown kind '{kind}': {choices(kind, ROOMS)}", correction)
     _walk(ROOMS[kind])
     names = fnmatch.filter(_entries[kind], pattern)
     natural = sorted(
@@ -163,7 +167,39 @@ def find(kind: str, name: str) -> Entry:
         return known[name]
     elsewhere = [k for k in ROOMS if name in {e.name for e in entries(k)}]
     hint = f"it is one of the {elsewhere[0]}" if elsewhere else choices(name, known)
-    raise UserError(f"unknown {singular(kind)} '{name}': {hint}")
+    near = [] if elsewhere else nearest(name, known)
+    correction = word(name, _typed(known[near[0]])) if near else instead("--list", kind)
+    raise UserError(f"unknown {singular(kind)} '{name}': {hint}", correction)
+
+
+_USUAL = {"learning_rate": "1e-3"}
+"""Values to propose for arguments that have no default."""
+
+
+def _typed(entry: Entry) -> str:
+    """A builder as it is typed, with what it needs."""
+    needed = [n for n in _needed(entry) if n in _USUAL]
+    args = ",".join(f"{name}={_USUAL[name]}" for name in needed)
+    return f"{entry.name}({args})" if args else entry.name
+
+
+def _needed(entry: Entry) -> list[str]:
+    """Arguments without a default."""
+    return [
+        n
+        for n, p in entry.arguments().items()
+        if p.default is p.empty and p.kind is not p.VAR_POSITIONAL
+    ]
+
+
+def _default(entry: Entry, key: str) -> Correction:
+    """Give an argument the value that it has by default."""
+    default = entry.arguments()[key].default
+    items = default if isinstance(default, tuple) else (default,)
+    is_plain = all(isinstance(item, int | float | str) for item in items)
+    text = default if isinstance(default, str) else json.dumps(default) if is_plain else None
+    text = text or _USUAL.get(key)
+    return value(key, text) if text else instead("--list", entry.kind, entry.name)
 
 
 def bind(
@@ -181,18 +217,21 @@ def bind(
     where = f"{singular(kind)} '{part.name}'"
     for key in part.args:
         if key not in parameters:
-            raise UserError(f"{where} takes no argument '{key}': {choices(key, parameters)}")
-    missing = [
-        n
-        for n, p in parameters.items()
-        if p.default is p.empty and n not in part.args and p.kind is not p.VAR_POSITIONAL
-    ]
+            near = nearest(key, parameters)
+            correction = word(key, near[0]) if near else instead("--list", kind, part.name)
+            hint = choices(key, parameters)
+            raise UserError(f"{where} takes no argument '{key}': {hint}", correction)
+    missing = [name for name in _needed(entry) if name not in part.args]
     if missing:
-        raise UserError(f"{where} needs the argument '{missing[0]}'")
-    args = {
-        key: _convert(value, parameters[key].annotation, f"{where}, argument '{key}'")
-        for key, value in part.args.items()
-    }
+        given = f"{part.name}({missing[0]}={_USUAL.get(missing[0], '')}"
+        usual = either(word(f"{part.name}(", f"{given},"), word(part.name, f"{given})"))
+        correction = usual if missing[0] in _USUAL else instead("--list", kind, part.name)
+        raise UserError(f"{where} needs the argument '{missing[0]}'", correction)
+    args = {}
+    for key, given in part.args.items():
+        with offering(_default(entry, key)):
+            annotation = parameters[key].annotation
+            args[key] = _convert(given, annotation, f"{where}, argument '{key}'")
     bound = functools.partial(entry.build, **args)
     return in_steps(bound, to_steps, where) if to_steps else bound
 

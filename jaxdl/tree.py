@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxdl.corrections import word
 from jaxdl.errors import UserError
 from jaxdl.types import PyTree
 
@@ -41,7 +42,8 @@ def expression(argument: str, pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)
     except re.error as error:
-        raise UserError(f"{argument}='{pattern}' is not a regular expression: {error}") from error
+        message = f"{argument}='{pattern}' is not a regular expression: {error}"
+        raise UserError(message, word(pattern, "backbone/.*")) from error
 
 
 def select(tree: PyTree, pattern: str, argument: str = "pattern") -> PyTree:

@@ -11,6 +11,7 @@ from conftest import ROOT
 ROWS = [
     [
         "errors",
+        "corrections",
         "types",
         "untrusted",
         "tree",

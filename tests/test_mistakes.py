@@ -1,4 +1,4 @@
-"""A beginner's mistakes: each ends with one line, status 2; the corrected command is accepted."""
+"""A beginner's mistakes: one line, status 2; the command that ends the line is accepted."""
 
 import shlex
 from typing import Any
@@ -8,19 +8,21 @@ import pytest
 
 from jaxdl import front
 from jaxdl.assemble import assemble
+from jaxdl.corrections import arguments, either, setting, value, word
 from jaxdl.main import main
 from jaxdl.override import _literal
 
-BASE = "--config cnn --config.model=mlp --config.data.batch_size=32"
+MLP = "--config cnn --config.model=mlp"
+BASE = f"{MLP} --config.data.batch_size=32"
 ADAMW = "'adamw(learning_rate=1e-3)'"
 
-# What is typed, a piece of the line that answers, and the corrected command, if there is one.
+# What is typed, a piece of the line that answers, and the command to paste that ends this line.
 MISTAKES = [
     ("cnn", "'cnn' is a config: jaxdl --config cnn", "--config cnn"),
     ("configs/cnn.py", "is a config: jaxdl --config configs/cnn.py", "--config configs/cnn.py"),
     ("tain --config cnn", "did you mean 'train'?", "train --config cnn"),
     ("--config cn", "did you mean 'cnn'", "--config cnn"),
-    ("--config=nothing.json", "no config file 'nothing.json'", None),
+    ("--config=nothing.json", "no config file 'nothing.json'", "--config cnn --print-config"),
     (f"{BASE} --lr=0.1", "did you mean --config.optimizer.learning_rate=0.1?",
      f"{BASE} --config.optimizer.learning_rate=0.1"),
     (f"{BASE} --optimizer.lr=0.1", "did you mean --config.optimizer.learning_rate=0.1?",
@@ -32,9 +34,9 @@ MISTAKES = [
     (f"{BASE} --steps=30", "did you mean --config.duration='30 steps'?",
      f"{BASE} --config.duration='30 steps'"),
     (f"{BASE} --model=lenet5", "did you mean --config.model=lenet5?",
-     "--config cnn --config.model=lenet5"),
+     f"{BASE} --config.model=lenet5"),
     (f"{BASE} --seed=3", "did you mean --config.seed=3?", f"{BASE} --config.seed=3"),
-    (f"{BASE} --nonsense", "unrecognized arguments: --nonsense (see --help)", None),
+    (f"{BASE} --nonsense", "unrecognized arguments: --nonsense (see --help)", "--help"),
     (f"{BASE} --config.optimizer=AdamW", "did you mean 'adamw'?",
      f"{BASE} --config.optimizer={ADAMW}"),
     (f"{BASE} --config.optimizer=adamw", "learning_rate", f"{BASE} --config.optimizer={ADAMW}"),
@@ -46,26 +48,30 @@ MISTAKES = [
      f"{BASE} --config.optimizer.learning_rate=0.1"),
     (f"{BASE} --config.optimizer.wd=0.1", "did you mean 'weight_decay'?",
      f"{BASE} --config.optimizer.weight_decay=0.1"),
-    (f"{BASE} --config.learning_rate=0.1", "unknown key config.learning_rate", None),
-    (f"{BASE} --config.epochs=3", "did you mean 'duration'?", f"{BASE} --config.duration=3"),
+    (f"{BASE} --config.learning_rate=0.1", "unknown key config.learning_rate",
+     f"{BASE} --config.optimizer.learning_rate=0.1"),
+    (f"{BASE} --config.epochs=3", "did you mean 'duration'?",
+     f"{BASE} --config.duration='3 epochs'"),
     (f"{BASE} --config.data.batch=32", "did you mean 'batch_size'?",
      f"{BASE} --config.data.batch_size=32"),
     (f"{BASE} --config.data.dataset=fake", "did you mean 'source'?",
      f"{BASE} --config.data.source=fake"),
-    (f"{BASE} --config.data.source=mnist", "unknown source 'mnist'", None),
-    (f"{BASE} --config.data.source='tfds(dataset=cifar10)'", "set TFDS_DATA_DIR", None),
-    (f"{BASE} --config.data.source='folder(path=nowhere)'", "no folder 'nowhere'", None),
+    (f"{BASE} --config.data.source=mnist", "unknown source 'mnist'", "--list sources"),
+    (f"{BASE} --config.data.source='tfds(dataset=cifar10)'", "set TFDS_DATA_DIR",
+     "--list sources tfds"),
+    (f"{BASE} --config.data.source='folder(path=nowhere)'", "no folder 'nowhere'",
+     "--list sources folder"),
     (f"{BASE} --config.data.train='train[:50'", "is not a split: write 'name'",
-     f"{BASE} --config.data.train='train[:50%]'"),
+     f"{BASE} --config.data.train='train[:50]'"),
     (f"{BASE} --config.data.validation=val", "did you mean 'validation'?",
      f"{BASE} --config.data.validation=validation"),
     (f"{BASE} --config.duration=3epoch_", "is not a duration: write '500 steps'",
      f"{BASE} --config.duration='3 epochs'"),
-    (f"{BASE} --config.duration=0", "is less than one step", f"{BASE} --config.duration=1"),
+    (f"{BASE} --config.duration=0", "is less than one step", f"{BASE} --config.duration='1 epoch'"),
     (f"{BASE} --config.log.every=0", "config.log.every '0' is less than one step",
-     f"{BASE} --config.log.every=1"),
-    (f"{BASE} --config.seed=-1", "config.seed: expected `int` >= 0", f"{BASE} --config.seed=1"),
-    (f"{BASE} --config.seed", "needs a value: --config.seed=...", f"{BASE} --config.seed=1"),
+     f"{BASE} --config.log.every='1 epoch'"),
+    (f"{BASE} --config.seed=-1", "config.seed: expected `int` >= 0", f"{BASE} --config.seed=0"),
+    (f"{BASE} --config.seed", "needs a value: --config.seed=...", f"{BASE} --config.seed=0"),
     (f"{BASE} --config.evaluation.mode=maximize", "'maximize' is not a choice: did you mean 'max'",
      f"{BASE} --config.evaluation.mode=max"),
     (f"{BASE} --config.evaluation.metrics=acuracy", "did you mean 'accuracy'",
@@ -79,27 +85,52 @@ MISTAKES = [
      f"{BASE} --config.freeze='backbone/.*'"),
     (f"{BASE} --config.data.test=tst", "config.data.test: unknown split 'tst'",
      f"{BASE} --config.data.test=test"),
-    (f"{BASE} --config.model.widths=abc", "widths", f"{BASE} --config.model.widths=[8,8]"),
+    (f"{BASE} --config.model.widths=abc", "widths", f"{BASE} --config.model.widths='[512, 256]'"),
     (f"{BASE} --config.augment='random_crop(padding=2'", "is not a list of parts",
      f"{BASE} --config.augment='random_crop(padding=2)'"),
     (f"{BASE} --config.data.batch_size=0", "data.batch_size: expected `int` >= 1",
-     f"{BASE} --config.data.batch_size=16"),
+     f"{MLP} --config.data.batch_size=128"),
     (f"{BASE} --config.data.batch_size=30", "does not divide over 8 devices",
-     f"{BASE} --config.data.batch_size=32"),
+     BASE),
     (f"{BASE} --config.mesh.fsdp=3", "does not use the 8 devices there are",
-     f"{BASE} --config.mesh.fsdp=2"),
+     f"{BASE} --config.mesh.fsdp=1"),
     ("--list optimizer", "did you mean 'optimizers'", "--list optimizers"),
-    ("--list models nosuch", "no models match 'nosuch'", "--list models resnet18"),
-    ("report nowhere", "nowhere", None),
-    ("evaluate nowhere", "no run directory 'nowhere'", None),
-    ("predict nowhere x.png", "nowhere", None),
-    ("summary resnet", "unknown model 'resnet'", "summary resnet20"),
+    ("--list models nosuch", "no models match 'nosuch'", "--list models"),
+    ("report nowhere", "nowhere", "report --help"),
+    ("evaluate nowhere", "no run directory 'nowhere'", "evaluate --help"),
+    ("predict nowhere x.png", "nowhere", "predict --help"),
+    ("summary resnet", "unknown model 'resnet'", "summary resnet56"),
     ("summary ResNet20", "did you mean 'resnet20'?", "summary resnet20"),
-    ("compare", "the following arguments are required: RUN", None),
-    ("find-lr", "--config", None),
-    (f"{BASE} --import nowhere.py", "nowhere", None),
-    (f"{BASE} --workdir", "expected one argument", BASE),
+    ("compare", "the following arguments are required: RUN", "compare --help"),
+    ("find-lr", "--config", "find-lr --help"),
+    (f"{BASE} --import nowhere.py", "nowhere", "--help"),
+    (f"{BASE} --workdir", "expected one argument", "--help"),
+    (f"{BASE} --lr 0.1", "did you mean --config.optimizer.learning_rate=0.1?",
+     f"{BASE} --config.optimizer.learning_rate=0.1"),
+    (f"{BASE} --config.lr 0.1", "unknown key config.lr",
+     f"{BASE} --config.optimizer.learning_rate=0.1"),
+    (f"{BASE} --config.duration=3 epochs", "unrecognized arguments: epochs",
+     f"{BASE} --config.duration='3 epochs'"),
+    (f"{BASE} --config.augment=random_flip, random_crop", "unrecognized arguments: random_crop",
+     f"{BASE} --config.augment='random_flip, random_crop'"),
+    (f"{MLP} --config.model='mlp(widths=[8,8]'", "is not a list of parts",
+     f"{MLP} --config.model='mlp(widths=[8,8])'"),
+    (f"{MLP} --config.model='mlp(widths=[8,8]))'", "is not a list of parts",
+     f"{MLP} --config.model='mlp(widths=[8,8])'"),
+    (f"{BASE} --config.optimizer='AdamW(learning_rate=0.1)'", "did you mean 'adamw'?",
+     f"{BASE} --config.optimizer='adamw(learning_rate=0.1)'"),
+    (f"{BASE} --config.optimizer='adamw(b1=0.8)'", "needs the argument 'learning_rate'",
+     f"{BASE} --config.optimizer='adamw(learning_rate=1e-3,b1=0.8)'"),
+    (f"{BASE} --config.optimizer='sgd(learning_rate=-1)'", "expected `float` > 0",
+     f"{BASE} --config.optimizer='sgd(learning_rate=1e-3)'"),
 ]  # fmt: skip
+
+
+def status_of(arguments):
+    try:
+        return main(arguments)
+    except SystemExit as end:  # argparse's, after --help
+        return end.code
 
 
 @pytest.mark.parametrize(("typed", "says", "proposed"), MISTAKES, ids=lambda x: str(x)[-60:])
@@ -111,8 +142,10 @@ def test_a_mistake_is_answered_by_one_line(typed, says, proposed, tmp_path, monk
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
     assert says in error
-    if proposed:
-        assert main(shlex.split(proposed)) == 0
+    program, *corrected = shlex.split(error.rpartition("try: ")[2])
+    assert program == "jaxdl", error
+    assert corrected == shlex.split(proposed)
+    assert status_of(corrected) == 0, corrected
 
 
 # Every field that is a duration, and one inside each kind of part that takes one.
@@ -153,6 +186,47 @@ def test_arrays_without_labels_are_listed(keys, found, tmp_path, monkeypatch, ca
     assert status == (2 if found else 0)
     if found:
         assert "source 'npz' " in error and found in error and "no label" in error
+
+
+def test_the_line_to_paste_is_quoted_and_names_the_program_as_it_was_called(monkeypatch, capsys):
+    typed = ["--config", "cn", "--config.freeze=backbone/.* (a|b)$ 'x'"]
+    for program, called in {
+        "/usr/bin/jaxdl": ["jaxdl"],
+        "/x/jaxdl/main.py": ["python", "-m", "jaxdl.main"],
+    }.items():
+        monkeypatch.setattr("sys.argv", [program, *typed])
+        assert main() == 2
+        line = capsys.readouterr().err.rpartition("try: ")[2]
+        assert shlex.split(line) == [*called, "--config", "cnn", typed[2]]
+
+
+@pytest.mark.parametrize(
+    ("correction", "typed", "proposed"),
+    [
+        (word("ab", "x"), "--a.ab=ab_ ab-c abc ab2", "--a.x=ab_ ab-c abc ab2"),
+        (word("ab", "x"), "--c=ab --d=ab", None),  # which one is meant is not known
+        (word("ab", "x(y=1)"), "--c=ab", "--c=x(y=1)"),
+        (word("ab", "x(y=1)"), "--c=ab(z=2)", "--c=x(z=2)"),
+        (setting("config.a", 2), "--config.ab=1 --config.a=1 b", "--config.ab=1 --config.a=2 b"),
+        (setting("config.a", 2), "--config.a 1 --b", "--config.a=2 --b"),
+        (setting("config.a", 2), "--b", "--b --config.a=2"),
+        (arguments(["--b", "1"], ["--c=1"]), "--b 2 --b 1 d", "--b 2 --c=1 d"),
+        (value("a", "[1]"), "--config.m=cnn(b=2,a=[3,4],c=1)", "--config.m=cnn(b=2,a=[1],c=1)"),
+        (value("a", "[1]"), "--config.m.a=[3,(]", "--config.m.a=[1]"),
+        (either(word("a", "x"), word("b", "y")), "b", "y"),
+    ],
+)  # fmt: skip
+def test_corrections_change_the_one_argument_that_is_meant(correction, typed, proposed):
+    assert correction(typed.split()) == (proposed and proposed.split())
+
+
+def test_a_run_directory_of_a_similar_name_is_proposed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "baseline").mkdir(parents=True)
+    (tmp_path / "runs" / "baseline" / "config.json").write_text("{}")
+    for verb in ("report", "evaluate"):
+        assert main([verb, "runs/baselin"]) == 2
+        assert capsys.readouterr().err.endswith(f"; try: jaxdl {verb} runs/baseline\n")
 
 
 @pytest.mark.parametrize("number", [".001", "1e-3", "+0.001", "0.001", "1.e-3"])

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from jaxdl.corrections import instead
 from jaxdl.data.images import FORMATS, Side, files_below, fit, load, unreadable
 from jaxdl.data.sampler import permutation
 from jaxdl.data.source import Source, listed
@@ -87,7 +88,7 @@ def folder(
     """
     root = Path(path)
     if not root.is_dir():
-        raise UserError(f"no folder '{path}' with images")
+        raise UserError(f"no folder '{path}' with images", instead("--list", "sources", "folder"))
     roots = {d.name: d for d in _folders(root)} if (root / "train").is_dir() else {"all": root}
     first = roots.get("train", root)
     class_names = tuple(d.name for d in _folders(first))

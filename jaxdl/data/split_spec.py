@@ -9,7 +9,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jaxdl.errors import SplitError, choices
+from jaxdl.corrections import word
+from jaxdl.errors import SplitError, choices, nearest
 
 _BOUND = r"-?\d[\d_]*(?:\.\d+)?%?"
 _SPLIT = re.compile(rf"([\w-]+)(?:\[({_BOUND})?:({_BOUND})?\])?")
@@ -42,14 +43,18 @@ def select(split: str, indices: Mapping[str, np.ndarray]) -> np.ndarray:
 def _term(term: str, sizes: Mapping[str, int]) -> tuple[str, int, int]:
     match = _SPLIT.fullmatch(term)
     if not match or "[:]" in term:
+        closed = (f"{term}]", f"{term}:]", term.rstrip("]") + ":]")
         raise SplitError(
-            f"'{term}' is not a split: write 'name', 'name[10%:80%]', 'name[:500]' or 'name[-100:]'"
+            f"'{term}' is not a split: write 'name', 'name[10%:80%]', 'name[:500]' or "
+            "'name[-100:]'",
+            word(term, next((t for t in closed if _SPLIT.fullmatch(t)), "train[:80%]")),
         )
     name, *bounds = match.groups()
     if name not in sizes:
         only_all = "all there is is 'all', to be sliced as in 'all[:80%]'"
         hint = only_all if list(sizes) == ["all"] else choices(name, sizes)
-        raise SplitError(f"unknown split '{name}': {hint}")
+        near = ["all"] if list(sizes) == ["all"] else nearest(name, sizes)
+        raise SplitError(f"unknown split '{name}': {hint}", word(name, near[0]) if near else None)
     n = sizes[name]
     start, stop = (_position(b, d, n, term) for b, d in zip(bounds, (0, n), strict=True))
     return name, start, stop

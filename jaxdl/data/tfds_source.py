@@ -18,9 +18,10 @@ import numpy as np
 from PIL import Image
 
 from jaxdl.config import Count
+from jaxdl.corrections import instead, word
 from jaxdl.data.images import Side, fit
 from jaxdl.data.source import Source
-from jaxdl.errors import SplitError, UserError, choices
+from jaxdl.errors import SplitError, UserError, choices, nearest
 from jaxdl.registry import register
 from jaxdl.types import VOID
 
@@ -153,8 +154,11 @@ def prepared(dataset: str, data_dir: str | None) -> Any:
     try:
         builder = tfds.builder(dataset, data_dir=str(root))
     except tfds.core.DatasetNotFoundError as error:
-        hint = choices(dataset, _names_in(root))
-        raise UserError(f"TFDS knows no '{dataset}'; of those in {root}: {hint}") from error
+        names = _names_in(root)
+        near, hint = nearest(dataset, names), choices(dataset, names)
+        correction = word(dataset, near[0]) if near else instead("--list", "sources", "tfds")
+        message = f"TFDS knows no '{dataset}'; of those in {root}: {hint}"
+        raise UserError(message, correction) from error
     except (ValueError, AssertionError, RuntimeError) as error:
         raise UserError(f"data set '{dataset}': {_reason(error)}") from error
     if builder.info.splits and builder.info.file_format.value == "array_record":
@@ -165,7 +169,8 @@ def prepared(dataset: str, data_dir: str | None) -> Any:
         f"data set '{dataset}' is {found} at {builder.data_path} (set TFDS_DATA_DIR, or data_dir "
         "of the source, if it is elsewhere); to prepare it, where tensorflow "
         'is installed (only this needs it): python -c "import tensorflow_datasets as tfds; '
-        f"tfds.builder({arguments}).download_and_prepare(file_format='array_record')\""
+        f"tfds.builder({arguments}).download_and_prepare(file_format='array_record')\"",
+        instead("--list", "sources", "tfds"),
     )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from jaxdl import config_file, judging
 from jaxdl.aliases import current_metric, current_status
 from jaxdl.config import Config
+from jaxdl.corrections import run_like
 from jaxdl.errors import UserError
 
 FILES = ("config.json", "manifest.json", "metrics.jsonl")
@@ -56,7 +57,7 @@ class Maps(NamedTuple):
 def check_run(workdir: Path) -> None:
     """Refuse a directory without any file of a run."""
     if not workdir.is_dir():
-        raise UserError(f"no run directory '{workdir}'")
+        raise UserError(f"no run directory '{workdir}'", run_like(workdir))
     if not any((workdir / name).is_file() for name in FILES):
         raise UserError(f"'{workdir}' is not a run directory: it has none of {', '.join(FILES)}")
 
@@ -65,7 +66,9 @@ def read_config(workdir: Path) -> Config:
     """The run's config; `UserError` where it is missing, unreadable or of another version."""
     file = workdir / "config.json"
     if not file.is_file():
-        raise UserError(f"'{workdir}' has no config.json: is it a run directory?")
+        raise UserError(
+            f"'{workdir}' has no config.json: is it a run directory?", run_like(workdir)
+        )
     try:
         return config_file.from_json(_text(file), where=str(file))
     except UserError as error:

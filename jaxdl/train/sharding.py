@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxdl.corrections import Correction, setting
 from jaxdl.errors import UserError, choices
 from jaxdl.tree import expression, path_name
 from jaxdl.types import PyTree
@@ -39,6 +40,23 @@ class Layout(NamedTuple):
     """Regular expression on paths whose first dimension goes over the stages."""
 
 
+def _dividing(devices: int, data: int, **sizes: int) -> Correction:
+    """Sizes of axes that divide the devices; `data` takes what is left."""
+    changed, left = {} if data == -1 else {"data": -1}, devices
+    for axis, size in sizes.items():
+        fitting = math.gcd(max(size, 1), left)
+        left //= fitting
+        changed |= {axis: fitting} if fitting != size else {}
+
+    def correct(typed: Sequence[str]) -> list[str] | None:
+        proposed = list(typed)
+        for axis, size in changed.items():
+            proposed = setting(f"config.mesh.{axis}", size)(proposed) or proposed
+        return proposed
+
+    return correct
+
+
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, stage: int = 1) -> Mesh:
     """All devices on the axes of `AXES`; one of the sizes may be -1, what is left."""
     devices, sizes = jax.device_count(), [data, fsdp, tensor, stage]
@@ -49,7 +67,10 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, stage: int = 1) ->
     if -1 in sizes:
         sizes[sizes.index(-1)] = max(1, devices // fixed)
     if math.prod(sizes) != devices:
-        raise UserError(f"mesh {named or 'of 1'} does not use the {devices} devices there are")
+        message = f"mesh {named or 'of 1'} does not use the {devices} devices there are"
+        raise UserError(
+            message, _dividing(devices, data=data, fsdp=fsdp, tensor=tensor, stage=stage)
+        )
     # make_mesh defaults to explicit axes, under which Linen's Dropout fails.
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(sizes))
 

@@ -2,43 +2,63 @@
 
 import argparse
 import contextlib
-import dataclasses
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from jaxdl.config import Config
-from jaxdl.errors import SYNONYMS, UserError, choices
+from jaxdl.config_file import default_text
+from jaxdl.corrections import Correction, either, help_of_verb, instead, run_like
+from jaxdl.corrections import arguments as replaced
+from jaxdl.errors import UserError, choices
+from jaxdl.override import meant
 
 
 class Parser(argparse.ArgumentParser):
     """Argument parser whose errors are UserErrors."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see --help){_as_override(message)}")
+        hint, correction = _as_override(message)
+        if words := re.match(r"unrecognized arguments: ([^-].*)", message):
+            correction = _joined(words[1].split())
+        shown = instead(*self.prog.split()[1:], "--help")
+        proposed = either(correction, shown) if correction else shown
+        raise UserError(f"{message} (see --help){hint}", proposed)
 
 
-def _as_override(message: str) -> str:
+def _as_override(message: str) -> tuple[str, Correction | None]:
     """The override that an unknown argument such as `--optimizer.lr=0.1` may stand for."""
-    match = re.match(r"unrecognized arguments: --([\w.-]+?)(?:=(\S+))?(?: |$)", message)
+    match = re.match(
+        r"unrecognized arguments: --([\w.-]+?)(?:=(\S+)|( )(?!-)(\S+))?(?: |$)", message
+    )
     if match is None:
-        return ""
-    name, value = match[1].replace("-", "_"), match[2] or "..."
-    fields = {f.name for f in dataclasses.fields(Config)}
-    first, _, rest = name.partition(".")
-    if first in fields:
-        keys = [first, *(SYNONYMS.get(key, key) for key in rest.split(".") if key)]
-        return f"; did you mean --config.{'.'.join(keys)}={value}?"
-    ours = SYNONYMS.get(name, name)
-    value = f"'{value} {name}'" if name in ("epochs", "steps") and value != "..." else value
-    places = {"learning_rate": "optimizer", "weight_decay": "optimizer", "batch_size": "data"}
-    if ours in fields or ours in places:
-        path = f"{places[ours]}.{ours}" if ours in places else ours
-        return f"; did you mean --config.{path}={value}?"
-    return ""
+        return "", None
+    name, joined, apart = match[1], match[2], match[4]
+    path, value = meant(name, joined or apart or "...") or ("", "")
+    if not path:
+        return "", None
+    shown = f"'{value}'" if " " in value else value
+    hint = f"; did you mean --config.{path}={shown}?"
+    typed = [f"--{name}={joined}"] if joined else [f"--{name}", *([apart] if apart else [])]
+    known = joined or apart
+    return hint, replaced(typed, [f"--config.{path}={value}"]) if known else None
+
+
+def _joined(words: Sequence[str]) -> Correction:
+    """Join words to the override before them, whose value has spaces and was not quoted."""
+
+    def correct(typed: Sequence[str]) -> list[str] | None:
+        joined: list[str] = []
+        for argument in typed:
+            if argument in words and joined and joined[-1].startswith("--config."):
+                joined[-1] += f" {argument}"
+            else:
+                joined.append(argument)
+        return joined if len(joined) < len(typed) else None
+
+    return correct
 
 
 def overrides_in(
@@ -54,7 +74,10 @@ def overrides_in(
         path, equals, value = argument.removeprefix(prefix).partition("=")
         if not equals:
             if not queue or queue[0].startswith("--"):
-                raise UserError(f"{prefix}{path} needs a value: {prefix}{path}=...")
+                default = default_text(path.split(".")) if prefix == "--config." else None
+                correction = replaced([argument], [f"{argument}={default}"]) if default else None
+                message = f"{prefix}{path} needs a value: {prefix}{path}=..."
+                raise UserError(message, correction or help_of_verb)
             value = queue.pop(0)
         found.append((path, value))
     return found, rest
@@ -74,7 +97,7 @@ def prepare_jax() -> None:
 def config_of(run: Path) -> str:
     """The file that says what a run was asked to do."""
     if not (run / "config.json").is_file():
-        raise UserError(f"no run directory '{run}'")
+        raise UserError(f"no run directory '{run}'", run_like(run))
     return str(run / "config.json")
 
 

@@ -3,6 +3,7 @@
 from argparse import Namespace
 from pathlib import Path
 
+from jaxdl.corrections import run_like
 from jaxdl.errors import UserError
 from jaxdl.verbs import option, verb
 
@@ -13,6 +14,6 @@ def report(options: Namespace) -> int:
     from jaxdl.report import write_report
 
     if not options.run.is_dir():
-        raise UserError(f"no run directory '{options.run}'")
+        raise UserError(f"no run directory '{options.run}'", run_like(options.run))
     print(write_report(options.run))
     return 0
