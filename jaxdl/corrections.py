@@ -154,6 +154,6 @@ def line_to_paste(error: UserError, typed: Sequence[str]) -> str | None:
     proposed = correction(typed) if correction else None
     if proposed is None or proposed == list(typed):
         return None
-    is_module = Path(sys.argv[0]).name in ("main.py", "__main__.py")
+    is_module = Path(sys.argv[0]).parts[-2:] == ("jaxdl", "main.py")
     line = shlex.join([*(["python", "-m", "jaxdl.main"] if is_module else ["jaxdl"]), *proposed])
     return line if line.isprintable() and len(line) <= _LONGEST else None

@@ -220,6 +220,14 @@ def test_corrections_change_the_one_argument_that_is_meant(correction, typed, pr
     assert correction(typed.split()) == (proposed and proposed.split())
 
 
+@pytest.mark.parametrize("form", ["--workdir {0}", "--workdir={0}"])
+def test_a_workdir_that_cannot_be_written_is_left_out(form, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(shlex.split(f"{MLP} {form.format(tmp_path / 'file' / 'run')}")) == 2
+    error = capsys.readouterr().err
+    assert "cannot write to workdir" in error and error.endswith(f"; try: jaxdl {MLP}\n")
+
+
 def test_a_run_directory_of_a_similar_name_is_proposed(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "baseline").mkdir(parents=True)

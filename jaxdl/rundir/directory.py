@@ -25,6 +25,7 @@ import jaxdl
 from jaxdl.cluster.signals import Interrupted, Stopping
 from jaxdl.config import Config
 from jaxdl.config_file import from_json, to_dict, to_json
+from jaxdl.corrections import arguments, either
 from jaxdl.errors import UserError
 from jaxdl.rundir.read import kept_steps
 
@@ -111,7 +112,11 @@ def writing(workdir: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"cannot write to workdir {workdir}: {error.strerror}") from error
+        # Without the option a run has a new directory, in runs/.
+        path = str(workdir)
+        elsewhere = either(arguments(["--workdir", path], []), arguments([f"--workdir={path}"], []))
+        message = f"cannot write to workdir {workdir}: {error.strerror}"
+        raise UserError(message, elsewhere) from error
 
 
 @contextlib.contextmanager
