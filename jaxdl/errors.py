@@ -41,6 +41,10 @@ class SplitError(UserError):
     """A split that a source does not have, or whose slice does not fit; its field is not known."""
 
 
+class MissingData(UserError):
+    """A data set that is not on this machine."""
+
+
 @contextlib.contextmanager
 def at(path: str, kind: type[UserError] = UserError) -> Iterator[None]:
     """Begin the message of what is refused inside with the path of the field that it is about.

@@ -115,3 +115,45 @@ def test_the_verb(capsys):
     assert len(capsys.readouterr().out.splitlines()) == 4
     assert main([*arguments, "--chip", "H1"]) == 2
     assert "did you mean 'H100'" in capsys.readouterr().err
+
+
+def estimate(command, source, capsys):
+    """What `jaxdl scale` or `jaxdl memory` prints of a small network on a source: (out, err)."""
+    config = ["--config", "cnn:cifar10", "--config.model=mlp", f"--config.data.source={source}"]
+    assert main([*command, *config]) == 0
+    return capsys.readouterr()
+
+
+ESTIMATES = pytest.mark.parametrize("command", [["scale", "--devices", "8"], ["memory"]])
+
+
+@ESTIMATES
+def test_an_estimate_needs_no_data_set(command, tmp_path, capsys):
+    missing = estimate(command, f"tfds(dataset=cifar10,data_dir={tmp_path})", capsys)
+    assert missing.err == (
+        "data set 'cifar10' is missing: the estimate is for images of 32x32x3 and 10 classes\n"
+    )
+    resized = estimate(
+        command, f"tfds(dataset=imagenet2012,image_size=16,data_dir={tmp_path})", capsys
+    )
+    assert resized.err.endswith("for images of 16x16x3 and 1000 classes\n")
+    splits = "--config.data.train=train", "--config.data.validation=validation"
+    for size, classes, out in (([32, 32, 3], 10, missing.out), ([16, 16, 3], 1000, resized.out)):
+        source = f"fake(size={size},num_classes={classes},examples={classes})"
+        assert estimate([*command, *splits], source, capsys) == (out, "")
+
+
+def test_a_data_set_of_unknown_shape_is_asked_for(tmp_path, capsys):
+    source = f"--config.data.source=tfds(dataset=cats_vs_dogs,data_dir={tmp_path})"
+    assert main(["memory", "--config", "cnn:cifar10", source]) == 2
+    assert "set TFDS_DATA_DIR" in capsys.readouterr().err
+
+
+@pytest.mark.data
+@ESTIMATES
+def test_an_estimate_is_that_of_the_data_set(command, tmp_path, capsys):
+    splits = {"train": "train[:200]", "validation": "train[200:300]", "test": ""}
+    command = [*command, *(f"--config.data.{role}={split}" for role, split in splits.items())]
+    there = estimate(command, "tfds(dataset=cifar10)", capsys)
+    assert estimate(command, f"tfds(dataset=cifar10,data_dir={tmp_path})", capsys).out == there.out
+    assert there.err == ""

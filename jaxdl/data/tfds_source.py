@@ -21,7 +21,7 @@ from jaxdl.config import Count
 from jaxdl.corrections import instead, word
 from jaxdl.data.images import Side, fit
 from jaxdl.data.source import Source
-from jaxdl.errors import SplitError, UserError, choices, nearest
+from jaxdl.errors import MissingData, SplitError, UserError, choices, nearest
 from jaxdl.registry import register
 from jaxdl.types import VOID
 
@@ -147,7 +147,7 @@ def prepared(dataset: str, data_dir: str | None) -> Any:
     try:
         import tensorflow_datasets as tfds  # optional, and half a second to import
     except ImportError as error:
-        raise UserError("TFDS data sets need `pip install tensorflow-datasets`") from error
+        raise MissingData("TFDS data sets need `pip install tensorflow-datasets`") from error
 
     hush()
     root = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
@@ -165,7 +165,7 @@ def prepared(dataset: str, data_dir: str | None) -> Any:
         return builder
     found = f"prepared as {builder.info.file_format.value}" if builder.info.splits else "missing"
     arguments = f"{dataset!r}, data_dir={data_dir!r}" if data_dir else repr(dataset)
-    raise UserError(
+    raise MissingData(
         f"data set '{dataset}' is {found} at {builder.data_path} (set TFDS_DATA_DIR, or data_dir "
         "of the source, if it is elsewhere); to prepare it, where tensorflow "
         'is installed (only this needs it): python -c "import tensorflow_datasets as tfds; '

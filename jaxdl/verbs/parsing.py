@@ -2,17 +2,20 @@
 
 import argparse
 import contextlib
+import dataclasses
 import math
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from jaxdl.config import Config
 from jaxdl.config_file import default_text
 from jaxdl.corrections import Correction, either, help_of_verb, instead, run_like
 from jaxdl.corrections import arguments as replaced
-from jaxdl.errors import UserError, choices
+from jaxdl.errors import MissingData, UserError, choices
 from jaxdl.override import meant
 
 
@@ -92,6 +95,30 @@ def prepare_jax() -> None:
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         jax.config.update("jax_compilation_cache_dir", str(Path(home) / "jaxdl" / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def assembled(config: Config, **settings: Any) -> tuple[Config, Any]:
+    """(config, plan) for an estimate of cost; images stand in for a data set that is not here.
+
+    One line on standard error says so.
+    """
+    from jaxdl.assemble import assemble
+    from jaxdl.datasets import stand_in
+
+    try:
+        return config, assemble(config, **settings)
+    except MissingData as error:
+        data = stand_in(config.data)
+        if data is None:
+            raise
+        config = dataclasses.replace(config, data=data)
+        size, classes = (data.source.args[key] for key in ("size", "num_classes"))
+        print(
+            f"{str(error).partition(' at ')[0]}: the estimate is for images of "
+            f"{'x'.join(map(str, size))} and {classes} classes",
+            file=sys.stderr,
+        )
+        return config, assemble(config, **settings)
 
 
 def config_of(run: Path) -> str:

@@ -5,7 +5,7 @@ from argparse import Namespace
 from jaxdl.config import Config
 from jaxdl.errors import UserError, choices
 from jaxdl.verbs import option, verb
-from jaxdl.verbs.parsing import count, positive
+from jaxdl.verbs.parsing import assembled, count, positive
 
 
 @verb(
@@ -28,9 +28,9 @@ def scale(options: Namespace, config: Config) -> int:
     """Say how fast a config would train on more devices, by a model of the machine.
 
     How long a step would take on so many devices of a kind, from nothing hidden to all hidden
-    behind the arithmetic. The axes fsdp, tensor and stage are the config's.
+    behind the arithmetic. The axes fsdp, tensor and stage are the config's. The images of a
+    well-known data set need not be on this machine: their shape is enough.
     """
-    from jaxdl.assemble import assemble
     from jaxdl.perf import scaling
     from jaxdl.perf.roofline import CHIPS
     from jaxdl.perf.table import aligned
@@ -42,7 +42,8 @@ def scale(options: Namespace, config: Config) -> int:
     axes = {axis: getattr(config.mesh, axis) for axis in ("fsdp", "tensor", "stage")}
     if any(size < 1 for size in axes.values()):
         raise UserError("config.mesh: give fsdp, tensor and stage sizes, data takes what is left")
-    work = scaling.work_of(assemble(config, mesh=scaling.one_device()))
+    config, plan = assembled(config, mesh=scaling.one_device())
+    work = scaling.work_of(plan)
     rows = scaling.table(
         work,
         chips[options.chip],
