@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,8 +19,11 @@ from scipy.optimize import brentq
 from jaxdl import config_file
 from jaxdl.config import Config, Data, Evaluation, part
 from jaxdl.errors import UserError
+from jaxdl.main import main
 from jaxdl.report import facts, page, plots, samples, settings, text, write_report
 from jaxdl.rundir import read
+from jaxdl.rundir.matrices import read_matrices, save_matrices
+from jaxdl.rundir.outputs import read_outputs, save_outputs
 
 EVIL = '<script>alert("x")</script>'
 VOID = {"meta", "br", "img", "link", "input", "hr", "use", "path", "image", "rect"}
@@ -183,12 +187,13 @@ def test_one_file_missing(tmp_path, file):
     seen = Page(write_report(run))
     assert seen.open == []
     said = {
-        "config.json": "run on digits",
+        "config.json": "config.json is missing: no settings are shown.",
         "manifest.json": "cnn on digits",
         "metrics.jsonl": "The run logged no metrics.",
         "predictions.npz": "97.22%",
     }
     assert said[file] in seen.text
+    assert ("is missing" in seen.text) == (file == "config.json")
     assert ("Confusion matrix" in seen.text) == (file != "predictions.npz")
 
 
@@ -348,8 +353,7 @@ def test_config_and_manifest_round_trip(tmp_path):
         ("manifest.json", b"{'a': 1}"),
         ("manifest.json", b"[]"),
         ("manifest.json", b"\xff\xfe"),
-        ("predictions.npz", b""),
-        ("predictions.npz", b"PK\x03\x04 torn"),
+        ("metrics.jsonl", b'{"step": 1}\n?\n{"step": 2}\n'),
     ],
 )
 def test_broken_files_are_named(tmp_path, file, content):
@@ -359,6 +363,86 @@ def test_broken_files_are_named(tmp_path, file, content):
         write_report(run)
     assert str(run / file) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def cut(file: Path, size: int) -> None:
+    file.write_bytes(file.read_bytes()[:size])
+
+
+@pytest.mark.parametrize("size", [0, 4, 700, -1])
+def test_a_report_without_damaged_predictions(tmp_path, size, capsys, monkeypatch):
+    run = make_run(tmp_path)
+    file = run / "predictions.npz"
+    cut(file, size)
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        assert main(["report", str(run)]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: {file}: not a readable .npz file")
+    seen = Page(run / "report.html")
+    assert "Confusion matrix" not in seen.text and "97.22%" in seen.text
+    assert f"{file}: not a readable .npz file" in seen.text
+
+
+def test_a_report_without_a_damaged_matrix(tmp_path):
+    run = make_run(tmp_path)
+    save_matrices(run, "test", {"intact": np.full((2, 2), 41), "torn": np.full((2, 2), 53)})
+    whole = Page(write_report(run)).text
+    assert "41" in whole and "53" in whole
+    file = run / "matrices" / "test" / "torn.npy"
+    for size in (-1, 20, 0):
+        cut(file, size)
+        with pytest.warns(UserWarning, match=rf"{file}: not a readable .npy file"):
+            seen = Page(write_report(run))
+        assert f"{file}: not a readable .npy file" in seen.text
+        assert "41" in seen.text and "53" not in seen.text and "Confusion matrix" in seen.text
+
+
+def test_a_report_of_a_torn_last_line(tmp_path):
+    run = make_run(tmp_path)
+    lines = read.read_metrics(run)
+    write_metrics(run, lines, '{"step": 40, "train/l')
+    line = f"{run / 'metrics.jsonl'}, line {len(lines) + 1}: the last line is incomplete"
+    with pytest.warns(UserWarning, match=line):
+        seen = Page(write_report(run))
+    assert line in seen.text and "97.22%" in seen.text
+
+
+def test_a_report_does_not_need_outputs(tmp_path):
+    run = make_run(tmp_path)
+    rows = {"logits": np.eye(3, dtype=np.float32), "label": np.arange(3), "index": np.arange(3)}
+    save_outputs(run, "test", rows, "digest")
+    page = write_report(run).read_bytes()
+    cut(run / "outputs" / "test.npz", 200)
+    assert write_report(run).read_bytes() == page
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_damaged_arrays_are_named_whatever_the_damage(tmp_path, damage):
+    rows = {"logits": np.eye(3, dtype=np.float32), "label": np.arange(3), "index": np.arange(3)}
+    save_outputs(tmp_path, "test", rows, "digest")
+    write_predictions(tmp_path, 3, 1)
+    save_matrices(tmp_path, "test", {"m": np.eye(3)})
+    readers = {
+        "outputs/test.npz": lambda: read_outputs(tmp_path),
+        "predictions.npz": lambda: read.read_predictions(tmp_path),
+        "matrices/test/m.npy": lambda: read_matrices(tmp_path),
+    }
+    random = np.random.default_rng(0)
+    for name, reader in readers.items():
+        file = tmp_path / name
+        whole, refused = file.read_bytes(), 0
+        for at in random.integers(0, len(whole), 150).tolist():
+            flipped = whole[:at] + bytes([whole[at] ^ 1 << int(random.integers(8))])
+            file.write_bytes(whole[:at] if damage == "cut" else flipped + whole[at + 1 :])
+            try:
+                reader()
+            except UserError as error:
+                assert str(file) in str(error) and "\n" not in str(error)
+                refused += 1
+        assert refused == 150 if damage == "cut" else refused > 0
+        file.write_bytes(whole)
 
 
 @pytest.mark.parametrize(

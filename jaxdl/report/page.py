@@ -1,19 +1,26 @@
 """A run directory as one HTML page that needs nothing else: no network, no scripts, no fonts."""
 
+import functools
 import importlib.resources
 import shlex
+import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from jaxdl import config_file
 from jaxdl.config import Config
+from jaxdl.errors import UserError
 from jaxdl.report import facts, population, samples, settings, text
 from jaxdl.report.plots import COLORS, Curve, curves_svg, is_wide
 from jaxdl.report.together import markup
 from jaxdl.rundir import read
-from jaxdl.rundir.matrices import read_matrices
+from jaxdl.rundir.arrays import read_npy
+from jaxdl.rundir.matrices import matrix_files
+
+T = TypeVar("T")
 
 VOID = 255  # of `types.py`, which would import JAX
 
@@ -25,15 +32,19 @@ MOST_PANELS = 6
 def write_report(workdir: Path) -> Path:
     """Write `report.html` into a run directory, or a population's, and return its path.
 
-    Only the run directory is read. A run that was interrupted, or that kept no predictions, has a
-    shorter page. A population's tells of its members, without those whose files are broken.
+    Only the run directory is read. A run that was interrupted, or that saved no predictions, has a
+    shorter page. So has one whose predictions or matrices are damaged: the page and a warning name
+    the files. The page of a population leaves out members with damaged files.
 
     Raises:
-        UserError: the directory is none of a run, or one of its files is broken.
+        UserError: this is not a run directory, or its config, manifest or metrics are damaged.
     """
     workdir = Path(workdir)
     read.check_run(workdir)
-    page = render(describe(workdir))
+    content = describe(workdir)
+    for line in content["damage"]:
+        warnings.warn(line, stacklevel=2)
+    page = render(content)
     path = workdir / "report.html"
     path.write_text(page, encoding="utf-8", errors="replace")
     return path
@@ -68,7 +79,7 @@ def describe(workdir: Path) -> dict[str, Any]:
     else:
         content = _single(workdir, config, manifest)
     return (
-        {"matrices": [], "comparison": None}
+        {"matrices": [], "comparison": None, "damage": []}
         | content
         | {
             "name": workdir.resolve().name,
@@ -83,11 +94,20 @@ def describe(workdir: Path) -> dict[str, Any]:
 
 
 def _single(workdir: Path, config: Config | None, manifest: dict[str, Any]) -> dict[str, Any]:
-    lines, predictions = read.read_metrics(workdir), read.read_predictions(workdir)
+    damage: list[str] = []
+    lines = read.read_metrics(workdir)
+    if number := read.incomplete_line(workdir):
+        file = workdir / "metrics.jsonl"
+        damage.append(f"{file}, line {number}: the last line is incomplete and is left out")
+    predictions = _intact(lambda: read.read_predictions(workdir), damage)
+    files = matrix_files(workdir).items()
+    matrices = {key: _intact(functools.partial(read_npy, file), damage) for key, file in files}
+    absent = [] if config else [f"{workdir / 'config.json'} is missing: no settings are shown."]
     return {
         "title": facts.title(config, manifest, workdir.resolve().name),
         "headline": facts.headline(lines, config, manifest),
-        "remarks": facts.remarks(lines, manifest),
+        "remarks": facts.remarks(lines, manifest) + absent + [f"{line}." for line in damage],
+        "damage": damage,
         "heading": "Result",
         "results": facts.results(lines, config),
         "summary": facts.summary(lines, config, manifest),
@@ -96,7 +116,7 @@ def _single(workdir: Path, config: Config | None, manifest: dict[str, Any]) -> d
         "panels": panels(lines, config),
         "gauges": gauges(lines),
         "predictions": _predicted(predictions, manifest) if predictions else None,
-        "matrices": _matrices(workdir, manifest),
+        "matrices": _matrices(matrices, manifest),
         "changed": settings.settings(config) if config else [],
     }
 
@@ -168,11 +188,24 @@ def _spoken(title: str, curves: list[Curve]) -> str:
     )
 
 
-def _matrices(workdir: Path, manifest: dict[str, Any]) -> list[dict[str, Any]]:
+def _intact(read_file: Callable[[], T], damage: list[str]) -> T | None:
+    """The content of an optional file; None if it is damaged, with a line added to `damage`."""
+    try:
+        return read_file()
+    except UserError as error:
+        damage.append(f"{error}; the report is written without it")
+        return None
+
+
+def _matrices(
+    matrices: dict[str, np.ndarray | None], manifest: dict[str, Any]
+) -> list[dict[str, Any]]:
     class_names = facts.class_names(manifest)
     shown = []
-    for key, matrix in read_matrices(workdir).items():
-        names = samples.class_names(class_names, max(matrix.shape))
+    for key, matrix in matrices.items():
+        if matrix is None:
+            continue
+        names = samples.class_names(class_names, max(matrix.shape, default=0))
         shown.append({"title": text.words(key)} | samples.matrix(matrix, names))
     return shown
 

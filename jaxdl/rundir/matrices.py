@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxdl.errors import UserError
+from jaxdl.rundir.arrays import read_npy
 
 
 def save_matrices(workdir: Path, split: str, matrices: Mapping[str, np.ndarray]) -> None:
@@ -29,12 +29,11 @@ def save_matrices(workdir: Path, split: str, matrices: Mapping[str, np.ndarray])
 
 
 def read_matrices(workdir: Path) -> dict[str, np.ndarray]:
-    """'split/metric' to matrix; UserError for a file that is not a matrix."""
-    found = {}
-    for file in sorted((workdir / "matrices").glob("*/*.npy")):
-        try:
-            matrix = np.load(file, allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise UserError(f"{file}: not a readable .npy file: {error}") from error
-        found[f"{file.parent.name}/{file.stem}"] = matrix
-    return found
+    """'split/metric' to matrix; `UserError` for a damaged file."""
+    return {key: read_npy(file) for key, file in matrix_files(workdir).items()}
+
+
+def matrix_files(workdir: Path) -> dict[str, Path]:
+    """'split/metric' to the file of its matrix, sorted by path."""
+    files = sorted((workdir / "matrices").glob("*/*.npy"))
+    return {f"{file.parent.name}/{file.stem}": file for file in files}

@@ -5,7 +5,6 @@ Arrays: `logits` (n, ..., k) float32, or `log_probabilities` float16 where logit
 the same examples under the same numbers, and only these are joined.
 """
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxdl.errors import UserError
+from jaxdl.rundir.arrays import read_npz
 from jaxdl.rundir.directory import writing
 
 FOLDER = "outputs"
@@ -80,18 +80,15 @@ def read_outputs(workdir: Path, split: str = "test") -> Outputs:
         there = sorted(f.stem for f in file.parent.glob("*.npz"))
         has = f"only of {', '.join(there)}" if there else "of no split"
         raise UserError(f"'{workdir}' has no outputs of '{split}', {has}")
-    try:
-        with file.open("rb") as handle, np.load(handle, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-        logits = arrays["logits" if "logits" in arrays else "log_probabilities"]
-        found = Outputs(
-            logits.astype(np.float32), arrays["label"], arrays["index"], str(arrays["digest"])
-        )
-    except (ValueError, OSError, EOFError, KeyError, AttributeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{file}: not readable as outputs: {error}") from error
-    if not len(found.logits) == len(found.label) == len(found.index):
-        raise UserError(f"{file}: logits, label and index are not of as many examples")
-    return found
+    arrays = read_npz(file)
+    form = "log_probabilities" if "log_probabilities" in arrays else "logits"
+    for name in (form, "label", "index", "digest"):
+        if name not in arrays:
+            raise UserError(f"{file}: contains no array '{name}'")
+    logits, label, index = arrays[form], arrays["label"], arrays["index"]
+    if not logits.shape[:1] == label.shape[:1] == index.shape != ():
+        raise UserError(f"{file}: logits, label and index differ in their number of examples")
+    return Outputs(logits.astype(np.float32), label, index, str(arrays["digest"]))
 
 
 def joined_outputs(workdirs: Sequence[Path], split: str = "test") -> list[Outputs]:

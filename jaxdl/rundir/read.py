@@ -6,7 +6,6 @@ a file that is broken is an error that names it.
 """
 
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from jaxdl.aliases import current_metric, current_status
 from jaxdl.config import Config
 from jaxdl.corrections import run_like
 from jaxdl.errors import UserError
+from jaxdl.rundir.arrays import read_npz
 
 FILES = ("config.json", "manifest.json", "metrics.jsonl")
 
@@ -129,6 +129,19 @@ def read_metrics(workdir: Path, last: int | None = None) -> list[dict[str, Any]]
     return lines
 
 
+def incomplete_line(workdir: Path) -> int | None:
+    """The number of the last line of `metrics.jsonl` if it does not parse, else None."""
+    file = workdir / "metrics.jsonl"
+    if not file.is_file():
+        return None
+    texts = file.read_bytes().rstrip().split(b"\n")
+    try:
+        json.loads(texts[-1].decode() or "{}")
+    except ValueError:
+        return len(texts)
+    return None
+
+
 def series(lines: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
     """Values of one logged number over the run.
 
@@ -158,37 +171,36 @@ def read_predictions(workdir: Path) -> Predictions | Maps | None:
     file = workdir / "predictions.npz"
     if not file.is_file():
         return None
+    arrays: dict[str, Any] = dict(read_npz(file))
     try:
-        with file.open("rb") as handle, np.load(handle, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
-        if found["label"].ndim == 3:
-            found["split"] = str(found["split"])
-            return _checked(Maps(**{name: found[name] for name in Maps._fields}), file)
+        if arrays["label"].ndim == 3:
+            arrays["split"] = str(arrays["split"])
+            return _checked(Maps(**{name: arrays[name] for name in Maps._fields}), file)
         predictions = Predictions(
-            label=found["label"],
-            prediction=found["prediction"],
-            confidence=found["confidence"],
-            confusion=found.get("confusion"),
-            image=found.get("image"),
-            index=found.get("index", np.zeros(0, np.int64)),
-            split=str(found.get("split", "test")),
+            label=arrays["label"],
+            prediction=arrays["prediction"],
+            confidence=arrays["confidence"],
+            confusion=arrays.get("confusion"),
+            image=arrays.get("image"),
+            index=arrays.get("index", np.zeros(0, np.int64)),
+            split=str(arrays.get("split", "test")),
         )
     except KeyError as error:
-        raise UserError(f"{file}: holds no array {error}") from error
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{file}: not a readable .npz file: {error}") from error
+        raise UserError(f"{file}: contains no array {error}") from error
     _check_shapes(predictions, file)
     return predictions
 
 
 def _check_shapes(found: Predictions, file: Path) -> None:
-    n, m = len(found.label), len(found.index)
+    n, m = found.label.size, found.index.size
     if not found.label.shape == found.prediction.shape == found.confidence.shape == (n,):
         raise UserError(f"{file}: label, prediction and confidence are not three vectors alike")
-    if found.confusion is not None and found.confusion.shape != (len(found.confusion),) * 2:
+    if found.confusion is not None and found.confusion.shape != found.confusion.shape[:1] * 2:
         raise UserError(f"{file}: confusion has shape {found.confusion.shape}, not (k, k)")
     if found.image is None:
         return
+    if found.index.shape != (m,):
+        raise UserError(f"{file}: index has shape {found.index.shape}, not ({m},)")
     if found.image.ndim != 4 or len(found.image) != m or found.image.dtype != np.uint8:
         raise UserError(f"{file}: image is not {m} uint8 images (h, w, c), one for each index")
     if m and (found.index.min() < 0 or found.index.max() >= n):
@@ -196,9 +208,9 @@ def _check_shapes(found: Predictions, file: Path) -> None:
 
 
 def _checked(maps: Maps, file: Path) -> Maps:
-    m = len(maps.index)
-    ranks = (maps.image.ndim, maps.label.ndim, maps.prediction.ndim)
-    if ranks != (4, 3, 3) or {len(maps.image), len(maps.label), len(maps.prediction)} != {m}:
+    m = maps.index.size
+    ranks = (maps.image.ndim, maps.label.ndim, maps.prediction.ndim, maps.index.ndim)
+    if ranks != (4, 3, 3, 1) or {len(maps.image), len(maps.label), len(maps.prediction)} != {m}:
         raise UserError(f"{file}: image, label and prediction are not {m} maps alike")
     return maps
 
