@@ -44,8 +44,7 @@ class ScheduleFreeState(NamedTuple):
 
 
 def average(y: Array, z: Array, beta: Array | float) -> Array:
-    """x, of which y is the share beta and z the rest."""
-    # y = beta x + (1 - beta) z
+    """x, where y = beta x + (1 - beta) z."""
     return (y - (1 - beta) * z) / beta
 
 
@@ -60,7 +59,7 @@ def schedule_free(
     Args:
         direction: from the gradient at y to the direction that z goes against.
         learning_rate: step size of z; a number or a schedule of the step count.
-        beta: share of x in y.
+        beta: fraction of x in y.
         b2: decay rate of the direction's mean of squares, whose bias the step size corrects.
     """
 
@@ -131,7 +130,7 @@ def schedule_free_sgd(
 
     Args:
         learning_rate: step size; a number, or a schedule that warms up and stays.
-        momentum: the paper's beta, the share of the average in the point of the gradient.
+        momentum: the paper's beta, the fraction of the average in the point of the gradient.
         weight_decay: weight of the penalty (weight_decay / 2) |w|^2, at the point of the gradient.
         decay: regular expression on the path of the leaves to decay.
     """
@@ -154,7 +153,7 @@ def schedule_free_adamw(
 
     Args:
         learning_rate: step size; a number, or a schedule that warms up and stays.
-        b1: share of the average in the point of the gradient, in place of Adam's momentum.
+        b1: fraction of the average in the point of the gradient, in place of Adam's momentum.
         b2: decay rate of the mean of squared gradients.
         eps: added to the root of the second moment.
         weight_decay: a step shrinks a weight by learning_rate * weight_decay of its value where

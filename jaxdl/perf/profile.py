@@ -105,7 +105,7 @@ class Profile:
         return sum(op.seconds for op in self.ops)
 
     def fractions(self, key: str) -> dict[str, float]:
-        """Share of the ops' time by one of their fields, the largest first."""
+        """Fraction of the ops' time by one of their fields, the largest first."""
         sums: Counter[str] = Counter()
         for op in self.ops:
             sums[getattr(op, key)] += op.seconds
@@ -318,7 +318,7 @@ def _origin(op_name: str) -> tuple[str, str, str]:
 
 
 def text(found: Profile, top: int = 15) -> str:
-    """Shares by category and by pass, the costliest ops, and the time that waited for input."""
+    """Fractions by category and by pass, the costliest ops, and the time that waited for input."""
     ms, fraction = lambda s: f"{1e3 * s / found.steps:.3f} ms", lambda s: f"{100 * s:.1f} %"
     calls = Counter({op.category: 0 for op in found.ops})
     for op in found.ops:

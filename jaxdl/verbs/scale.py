@@ -15,7 +15,7 @@ from jaxdl.verbs.parsing import assembled, count, positive
         help="default: 1 8 64 512",
     ),
     option(
-        "--utilisation", type=positive, default=0.5, metavar="SHARE",
+        "--utilisation", type=positive, default=0.5, metavar="FRACTION",
         help="of its peak that one device reaches: jaxdl bench; default: 0.5",
     ),
     option(
