@@ -248,12 +248,12 @@ def _round(call: Callable[[], PyTree], n: int, clock: Clock) -> Round:
 
 
 def report(
-    found: Sequence[tuple[Cost, Sequence[Round]]], roofline: Roofline, clock: str
+    measurements: Sequence[tuple[Cost, Sequence[Round]]], roofline: Roofline, clock: str
 ) -> dict[str, Any]:
     """All of it as JSON: versions, hardware and command; the roofline; a record a program.
 
     Args:
-        found: from `bench`.
+        measurements: from `bench`.
         roofline: of one device, by the same clock.
         clock: that it was measured by.
     """
@@ -264,7 +264,7 @@ def report(
         "roofline": roofline._asdict(),
         # of the process, whose models are there together
         "device_peak_bytes": stats.get("peak_bytes_in_use"),
-        "results": [_record(cost, rounds, roofline) for cost, rounds in found],
+        "results": [_record(cost, rounds, roofline) for cost, rounds in measurements],
     }
 
 
@@ -290,9 +290,9 @@ def _record(cost: Cost, rounds: Sequence[Round], roofline: Roofline) -> dict[str
     }
 
 
-def text(found: dict[str, Any]) -> str:
+def text(summary: dict[str, Any]) -> str:
     """Two tables, of costs and of times, from `report`."""
-    results, roofline = found["results"], found["roofline"]
+    results, roofline = summary["results"], summary["roofline"]
     costs = [("model", "image", "batch", "type", "parameters", "multiply-adds", "activations")]
     times = [
         ("model", "", "init s", "lower s", "compile s", "memory", "p50 ms", "p99 ms", "of calls")
@@ -327,7 +327,7 @@ def text(found: dict[str, Any]) -> str:
             )
         )
     peaks = ", ".join(f"{dtype} {amount(f, 'FLOP/s')}" for dtype, f in roofline["flops"].items())
-    clock = {"wall": "wall clock", "cpu": "CPU time of all cores together"}[found["clock"]]
+    clock = {"wall": "wall clock", "cpu": "CPU time of all cores together"}[summary["clock"]]
     lines = [
         *aligned(costs, "<<><>>>"),
         "",
@@ -338,6 +338,6 @@ def text(found: dict[str, Any]) -> str:
         f"{roofline['device']}, measured: {peaks}, memory {amount(roofline['bandwidth'], 'B/s')}",
         "FLOPs: two a multiply-add, three forward passes a training step",
     ]
-    if found["device_peak_bytes"]:
-        lines.append(f"device memory, all models: {amount(found['device_peak_bytes'], 'B')}")
+    if summary["device_peak_bytes"]:
+        lines.append(f"device memory, all models: {amount(summary['device_peak_bytes'], 'B')}")
     return "\n".join(lines)

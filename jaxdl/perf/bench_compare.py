@@ -116,15 +116,15 @@ def _name(record: Mapping[str, Any]) -> str:
     return f"{record['model']} {record['mode']} {size} b{record['batch_size']} {record['dtype']}"
 
 
-def text(found: Sequence[Comparison], processes: int = 1) -> str:
+def text(comparisons: Sequence[Comparison], processes: int = 1) -> str:
     """A line a program: both times, their ratio, what it means.
 
     Args:
-        found: from `compare`.
+        comparisons: from `compare`.
         processes: of each side.
     """
     rows = [("program", "first ms", "second ms", "ratio", "95 % interval", "")]
-    for c in found:
+    for c in comparisons:
         said = "no difference beyond the noise"
         if not c.is_noise:
             said = f"{abs(1 - c.ratio):.1%} {'less' if c.ratio < 1 else 'more'} time"

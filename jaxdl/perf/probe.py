@@ -138,29 +138,29 @@ def _next(x: Array) -> Array:
 # As text
 
 
-def text(found: Probe) -> str:
+def text(result: Probe) -> str:
     """A short table."""
-    roofline = found.roofline
+    roofline = result.roofline
     rate = lambda x, unit: amount(round(x), unit)
     rows = [
         ("product", dtype, f"{rate(peak, 'FLOP/s')}, ridge at {roofline.ridge(dtype):.0f} FLOP/B")
         for dtype, peak in roofline.flops.items()
     ]
-    best = max(speed for _, speed in found.widths)
+    best = max(speed for _, speed in result.widths)
     rows += [
-        (f"{found.dtype} by width", str(n), f"{rate(x, 'FLOP/s')}  {x / best:.0%}")
-        for n, x in found.widths
+        (f"{result.dtype} by width", str(n), f"{rate(x, 'FLOP/s')}  {x / best:.0%}")
+        for n, x in result.widths
     ]
     rows += [("memory by size", _size(n), rate(x, "B/s")) for n, x in roofline.cache]
-    near = found.strides[0][1]
+    near = result.strides[0][1]
     rows += [
         ("every so many", str(n), f"{rate(x, 'B/s')} used  {x / near:.0%}")
-        for n, x in found.strides
+        for n, x in result.strides
     ]
     rows += [
-        ("sum along", "rows", rate(found.rows, "B/s")),
-        ("sum along", "columns", rate(found.columns, "B/s")),
-        ("a call", "", f"{found.call * 1e6:.0f} us"),
+        ("sum along", "rows", rate(result.rows, "B/s")),
+        ("sum along", "columns", rate(result.columns, "B/s")),
+        ("a call", "", f"{result.call * 1e6:.0f} us"),
     ]
     names = [name for name, *_ in rows]
     shown = [
@@ -177,8 +177,8 @@ def _size(n: int) -> str:
     return f"{n >> 10} KiB"
 
 
-def as_dict(found: Probe) -> dict[str, Any]:
+def as_dict(result: Probe) -> dict[str, Any]:
     """For JSON."""
-    roofline = found.roofline
+    roofline = result.roofline
     ridge = {dtype: roofline.ridge(dtype) for dtype in roofline.flops}
-    return {**found._asdict(), "roofline": {**roofline._asdict(), "ridge": ridge}}
+    return {**result._asdict(), "roofline": {**roofline._asdict(), "ridge": ridge}}

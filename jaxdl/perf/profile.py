@@ -317,42 +317,42 @@ def _origin(op_name: str) -> tuple[str, str, str]:
 # Telling
 
 
-def text(found: Profile, top: int = 15) -> str:
+def text(result: Profile, top: int = 15) -> str:
     """Fractions by category and by pass, the costliest ops, and the time that waited for input."""
-    ms, fraction = lambda s: f"{1e3 * s / found.steps:.3f} ms", lambda s: f"{100 * s:.1f} %"
-    calls = Counter({op.category: 0 for op in found.ops})
-    for op in found.ops:
+    ms, fraction = lambda s: f"{1e3 * s / result.steps:.3f} ms", lambda s: f"{100 * s:.1f} %"
+    calls = Counter({op.category: 0 for op in result.ops})
+    for op in result.ops:
         calls[op.category] += op.calls
     categories = [("category", "a step", "fraction", "calls")] + [
-        (name, ms(part * found.seconds), fraction(part), f"{calls[name] / found.steps:.0f}")
-        for name, part in found.fractions("category").items()
+        (name, ms(part * result.seconds), fraction(part), f"{calls[name] / result.steps:.0f}")
+        for name, part in result.fractions("category").items()
     ]
     ops = [("op", "category", "a step", "fraction", "calls", "pass", "module", "primitive")] + [
         (
             op.name,
             op.category,
             ms(op.seconds),
-            fraction(op.seconds / found.seconds),
-            f"{op.calls / found.steps:.0f}",
+            fraction(op.seconds / result.seconds),
+            f"{op.calls / result.steps:.0f}",
             op.pass_,
             op.module,
             op.primitive,
         )
-        for op in found.ops[:top]
+        for op in result.ops[:top]
     ]
-    passes = {name or "the rest of the step": p for name, p in found.fractions("pass_").items()}
+    passes = {name or "the rest of the step": p for name, p in result.fractions("pass_").items()}
     said = "  ".join(f"{name} {fraction(part)}" for name, part in passes.items())
     return "\n".join(
         [
-            f"{found.steps} steps of {1e3 * found.step_seconds:.2f} ms "
-            f"(traced {1e3 * found.traced_seconds:.2f} ms), waiting for input "
-            f"{fraction(found.waited)}",
+            f"{result.steps} steps of {1e3 * result.step_seconds:.2f} ms "
+            f"(traced {1e3 * result.traced_seconds:.2f} ms), waiting for input "
+            f"{fraction(result.waited)}",
             "",
             *aligned(categories, "<>>>"),
             said,
             "",
             *aligned(ops, "<<>>><<<"),
             "",
-            f"trace  {found.trace}",
+            f"trace  {result.trace}",
         ]
     )

@@ -47,24 +47,24 @@ def describe(workdir: Path, config: Config, manifest: Mapping[str, Any]) -> dict
     }
 
 
-def headline(found: Sequence[Member], config: Config) -> dict[str, str] | None:
+def headline(ranking: Sequence[Member], config: Config) -> dict[str, str] | None:
     """The best combination's mean where its seeds went all the way, else the best member.
 
     Args:
-        found: the best first.
+        ranking: the best first.
         config: of the population.
     """
     monitor, population = config.evaluation.monitor, config.population
     metric = judging.metric_of(monitor)
-    if not found or found[0].last(monitor) is None:
+    if not ranking or ranking[0].last(monitor) is None:
         return None
     if population.successive_halving is None and population.seeds > 1:
-        groups = members.combinations(found, config)
+        groups = members.combinations(ranking, config)
         values, group = groups[0]
         of = f"combination of {len(groups)}" if len(groups) > 1 else ""
     else:
-        values, group = found[0].values, found[:1]
-        of = f"member of {len(found)}" if len(found) > 1 else ""
+        values, group = ranking[0].values, ranking[:1]
+        of = f"member of {len(ranking)}" if len(ranking) > 1 else ""
     tested = any(m.last(f"test/{metric}") is not None for m in group)
     shown = f"test/{metric}" if tested else monitor
     mean = members.mean(group, shown)
@@ -88,7 +88,7 @@ def _seeds(mean: members.Mean, metric: str) -> str:
     return f"mean of {some}{mean.seeds} seeds{spread}"
 
 
-def summary(found: Sequence[Member], config: Config) -> list[tuple[str, str]]:
+def summary(ranking: Sequence[Member], config: Config) -> list[tuple[str, str]]:
     """(term, figure): what varied, and how it went."""
     population = config.population
     rows = [(path, ", ".join(map(members.figure, grid))) for path, grid in population.grid.items()]
@@ -98,14 +98,14 @@ def summary(found: Sequence[Member], config: Config) -> list[tuple[str, str]]:
         every, monitor = population.successive_halving, config.evaluation.monitor
         often = f"{every} steps" if isinstance(every, int) else every
         rows.append(("Pruned", f"the worse half by {monitor}, every {often}"))
-    if not found:
+    if not ranking:
         return rows
-    first = found[0].manifest
+    first = ranking[0].manifest
     data = settings.section(first, "data")
     names = ["train", *held_of(config)]
     sizes = [f"{text.number(data[s])} {s}" for s in names if data.get(s)]
     terms = {
-        "Steps": text.number(members.furthest(found)),
+        "Steps": text.number(members.furthest(ranking)),
         "Parameters": first.get("parameters") and f"{text.number(first['parameters'])} a member",
         "Examples": ", ".join(sizes),
     }
@@ -159,18 +159,18 @@ def _combinations(found: Sequence[Member], config: Config) -> dict[str, Any] | N
     return {"columns": ["seeds", "at step", *map(text.words, keys)], "rows": rows}
 
 
-def curves(found: Sequence[Member], config: Config) -> dict[str, Any] | None:
+def curves(ranking: Sequence[Member], config: Config) -> dict[str, Any] | None:
     """One figure of what is monitored, a colour for each combination, the best ones' first.
 
     Where it was never measured, of the training loss; None where there is neither.
     """
-    key = next((k for k in (config.evaluation.monitor, "train/loss") if _any(found, k)), None)
+    key = next((k for k in (config.evaluation.monitor, "train/loss") if _any(ranking, k)), None)
     if key is None:
         return None
-    paths, step = list(config.population.grid), members.furthest(found)
-    groups = members.combinations(found, config)
+    paths, step = list(config.population.grid), members.furthest(ranking)
+    groups = members.combinations(ranking, config)
     colors = {values: 1 + i if i < COLORS - 1 else 0 for i, (values, _) in enumerate(groups)}
-    drawn = [m for m in found if np.isfinite(read.series(m.lines, key)[1]).any()]
+    drawn = [m for m in ranking if np.isfinite(read.series(m.lines, key)[1]).any()]
     lines = [
         Curve(
             members.label(m.values, paths),
@@ -182,7 +182,9 @@ def curves(found: Sequence[Member], config: Config) -> dict[str, Any] | None:
         )
         for m in drawn[:MOST_CURVES]
     ]
-    count = f"{len(lines)} of {len(found)} members" if len(lines) < len(found) else "all members"
+    count = (
+        f"{len(lines)} of {len(ranking)} members" if len(lines) < len(ranking) else "all members"
+    )
     title = f"{text.words(key).capitalize()}, {count}"
     return panel(lines, key, title=title, runs="members", others="the other combinations")
 

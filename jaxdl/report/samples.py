@@ -86,25 +86,25 @@ def most_confused(
     return pairs
 
 
-def examples(found: Predictions, names: list[str]) -> dict[str, list[dict[str, Any]]]:
+def examples(predictions: Predictions, names: list[str]) -> dict[str, list[dict[str, Any]]]:
     """'wrong' and 'right' examples to show, the most confident of the wrong ones first."""
     chosen: dict[str, list[dict[str, Any]]] = {"wrong": [], "right": []}
-    if found.image is None:
+    if predictions.image is None:
         return chosen
-    confidence = np.nan_to_num(found.confidence[found.index].astype(float), nan=-1.0)
+    confidence = np.nan_to_num(predictions.confidence[predictions.index].astype(float), nan=-1.0)
     for place in np.argsort(-confidence, kind="stable"):
-        i = int(found.index[place])
-        truth, said = int(found.label[i]), int(found.prediction[i])
+        i = int(predictions.index[place])
+        truth, said = int(predictions.label[i]), int(predictions.prediction[i])
         kind = chosen["right" if truth == said else "wrong"]
         if len(kind) < SHOWN:
             kind.append(
                 {
-                    "source": png_uri(found.image[place]),
-                    "small": max(found.image.shape[1:3]) < SMALL_SIDE,
+                    "source": png_uri(predictions.image[place]),
+                    "small": max(predictions.image.shape[1:3]) < SMALL_SIDE,
                     "truth": names[truth] if 0 <= truth < len(names) else str(truth),
                     "said": names[said] if 0 <= said < len(names) else str(said),
-                    "confidence": f"{100 * found.confidence[i]:.0f}%"
-                    if np.isfinite(found.confidence[i])
+                    "confidence": f"{100 * predictions.confidence[i]:.0f}%"
+                    if np.isfinite(predictions.confidence[i])
                     else "NaN",
                     "number": i,
                 }
