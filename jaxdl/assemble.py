@@ -24,6 +24,7 @@ from jaxdl.data.class_order import Names
 from jaxdl.data.pipeline import Split
 from jaxdl.data.streams import TrainStream, joined
 from jaxdl.data.target import Target
+from jaxdl.data_defaults import with_data_defaults
 from jaxdl.durations import to_steps
 from jaxdl.errors import UserError, at
 from jaxdl.held import Measured, measured, metrics_of, open_splits, order_of
@@ -46,6 +47,8 @@ from jaxdl.types import Batch, Objective, progress_of
 class Plan(NamedTuple):
     """A config turned into objects; nothing has been computed yet."""
 
+    config: Config
+    """That of the run, with the defaults that follow from its training data."""
     parts: registry.Parts
     splits: dict[str, Split]
     streams: dict[str, TrainStream]
@@ -154,6 +157,9 @@ def assemble(
     mesh = mesh or make_mesh(*(getattr(config.mesh, axis) for axis in AXES))
     check_batch(config, mesh)
     splits = splits or open_splits(config, parts=parts, names=names)
+    completed = with_data_defaults(config, splits["train"])
+    if completed != config:
+        config, parts = completed, check(completed)
     splits = with_streams(config, parts, splits, names)
     streams = train_streams(config, parts, splits)
     steps, in_steps = durations(config, len(splits["train"]))
@@ -212,6 +218,7 @@ def assemble(
     prepared = lambda own: predicting(of_model(model, preprocess=own))
     objective = predicting(objective)
     plan = Plan(
+        config=config,
         parts=parts,
         splits=splits,
         streams=streams,

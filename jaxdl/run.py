@@ -62,6 +62,7 @@ def _run(
 ) -> dict[str, float]:
     then = trained_data(workdir)
     plan = assemble(config, names=names_of(then))
+    config = plan.config
     if plan.refreshes:
         check_refreshes(plan.refreshes, plan.abstract_state(config.seed))
     check_patterns(config, plan)

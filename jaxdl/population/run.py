@@ -15,6 +15,7 @@ from jaxdl.cluster.watchdog import watchdog
 from jaxdl.config import Config
 from jaxdl.data.fingerprint import Fingerprint
 from jaxdl.data.identity import names_of
+from jaxdl.data_defaults import with_data_defaults
 from jaxdl.errors import UserError
 from jaxdl.evaluation import ROWS, final_roles, with_rows
 from jaxdl.init_from import read_beginning
@@ -46,6 +47,8 @@ def run(config: Config, workdir: Path) -> list[dict[str, Any]]:
     first = members[0]
     then = trained_data(workdir, workdir / "members" / first.name)
     plan = assemble(first.config, mesh=mesh_of(1), names=names_of(then))
+    config = with_data_defaults(config, plan.splits["train"])
+    first = members_of(config)[0]
     single.check_patterns(first.config, plan)
     begin = read_beginning(config, plan, workdir)
     changed = data_changes(first.config, plan, then)

@@ -42,32 +42,37 @@ def run_all(
         UserError: a run, which is named, that cannot be run.
         Interrupted: a signal came; the same call goes on from where it came.
     """
-    check(configs, metrics)
-    for name, config in configs.items():
+    for name, config in check(configs, metrics).items():
         place = workdir / name
         with attributed(f"run '{name}'"):
             found = _ended(config, place) or _run(config, place)
         yield Row(name, place, {k: math.nan if v is None else v for k, v in found.items()})
 
 
-def check(configs: Mapping[str, Config], metrics: Sequence[str] = ()) -> None:
+def check(configs: Mapping[str, Config], metrics: Sequence[str] = ()) -> dict[str, Config]:
     """Refuse the first config that cannot be run; data that configs share is opened once.
 
     Of those that differ in nothing but the seed, one is checked.
+
+    Returns:
+        The configs with the defaults that follow from their data.
     """
     data = splits = None
-    seen: list[Config] = []
+    seen: list[tuple[Config, Config]] = []
+    complete: dict[str, Config] = {}
     for name, config in configs.items():
         with attributed(f"run '{name}'"):
             if not re.fullmatch(r"[\w.+-]+", name):
                 raise UserError("a name has letters, digits, '.', '_', '+', '-'")
-            if dataclasses.replace(config, seed=0) in seen:
+            alike = next((b for a, b in seen if a == dataclasses.replace(config, seed=0)), None)
+            if alike is not None:
+                complete[name] = dataclasses.replace(alike, seed=config.seed)
                 continue
-            seen.append(dataclasses.replace(config, seed=0))
             if config.population:
                 raise UserError("config.population has many runs in one program: leave it out")
             plan = assemble(config, splits if config.data == data else None)
-            data, splits = config.data, plan.splits
+            data, splits, complete[name] = config.data, plan.splits, plan.config
+            seen.append((dataclasses.replace(config, seed=0), plan.config))
             known = [key for role in plan.held for key in plan.measured(role)]
             for metric in metrics:
                 # What is measured of training steps and of gaps is known to a run alone.
@@ -75,6 +80,7 @@ def check(configs: Mapping[str, Config], metrics: Sequence[str] = ()) -> None:
                     ("train/", "train_eval/", "generalization_gap/")
                 ):
                     raise UserError(f"'{metric}' is not measured: {choices(metric, known)}")
+    return complete
 
 
 @contextlib.contextmanager
