@@ -48,7 +48,7 @@ class Plan(NamedTuple):
     """A config turned into objects; nothing has been computed yet."""
 
     config: Config
-    """That of the run, with the defaults that follow from its training data."""
+    """The config of the run, with the defaults that follow from its training data."""
     parts: registry.Parts
     splits: dict[str, Split]
     streams: dict[str, TrainStream]

@@ -16,6 +16,7 @@ from jaxdl.check_targets import target_name
 from jaxdl.config import Config, Evaluation, Part, part
 from jaxdl.data.split import Split
 from jaxdl.errors import UserError
+from jaxdl.types import VOID
 
 
 class OfKind(NamedTuple):
@@ -94,7 +95,7 @@ def _weighted(given: Part, kind: str, target: str, train: Split) -> Part:
 def balanced_weights(train: Split, target: str = "label") -> Sequence[float]:
     """n / (k n_j) for each class j of k, n_j of the n training examples being of it.
 
-    Of soft labels n_j is the sum of the class's probabilities.
+    Of soft labels n_j is the sum of the class's probabilities, of masks the number of its pixels.
 
     Raises:
         UserError: the target is of another kind, or a class has no example.
@@ -102,20 +103,22 @@ def balanced_weights(train: Split, target: str = "label") -> Sequence[float]:
     kind, size, names = train.targets[target]
     if kind == "classes" and target == "label":
         counts = np.bincount(train.labels("loss 'balanced'"), minlength=size or 0)
-    elif kind in ("classes", "soft") and train.arrays is not None:
-        values = train.arrays[target]
-        counts = np.bincount(values, minlength=size) if kind == "classes" else values.sum(axis=0)
+    elif kind == "soft" and train.arrays is not None:
+        counts = train.arrays[target].sum(axis=0, dtype=np.float64)
+    elif kind in ("classes", "mask") and train.arrays is not None:
+        values = train.arrays[target].ravel()
+        counts = np.bincount(values[values != VOID] if kind == "mask" else values, minlength=size)
     else:
         raise UserError(
-            f"loss 'balanced' finds weights of classes, and target '{target}' holds "
-            f"{train.targets[target]}: give it weights"
+            f"loss 'balanced' is of classes unless it has weights, and target '{target}' holds "
+            f"{train.targets[target]}"
         )
     counts = counts.astype(np.float64)
     if not counts.all():
         missing = int(np.argmin(counts))
         name = names[missing] if names else missing
         raise UserError(
-            f"class {name} has no training example, so loss 'balanced' finds no weight for it: "
+            f"class {name} has no training label, so loss 'balanced' finds no weight for it: "
             "give it weights, one for each class"
         )
     return (counts.sum() / (len(counts) * counts)).tolist()

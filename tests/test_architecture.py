@@ -32,7 +32,7 @@ ROWS = [
     ["objectives", "train", "hub"],
     ["rundir"],
     ["check_targets"],
-    ["report", "checks"],
+    ["report", "checks", "data_defaults"],
     ["held", "networks"],
     ["assemble_streams"],
     ["assemble"],

@@ -147,6 +147,12 @@ def test_class_weights_are_those_of_scikit_learn(tmp_path):
     np.testing.assert_allclose(line["train/loss"], np.mean(-expected[train] * log_p), rtol=1e-4)
 
 
+def test_weights_of_masks_are_those_of_their_pixels():
+    mask = np.array([[[0, 1], [1, 255]], [[1, 1], [0, 255]]], np.int64)
+    split = open_split(lambda _: {"image": np.zeros((2, 2, 2, 1)), "label": mask}, "x", memory=2**9)
+    np.testing.assert_allclose(balanced_weights(split), [6 / (2 * 2), 6 / (2 * 4)])
+
+
 def test_weights_of_soft_labels_are_those_of_their_sums():
     q = np.array([[0.5, 0.5], [0.25, 0.75], [1, 0], [0.25, 0.75]], np.float32)
     split = open_split(lambda _: {"image": np.zeros((4, 2, 2, 1)), "label": q}, "x", memory=2**20)
@@ -156,7 +162,7 @@ def test_weights_of_soft_labels_are_those_of_their_sums():
 @pytest.mark.parametrize(
     ("label", "says"),
     [
-        (np.where(LABEL == 1, 0, LABEL), "class 1 has no training example"),
+        (np.where(LABEL == 1, 0, LABEL), "class 1 has no training label"),
         (KINDS["multilabel"][0], "loss 'balanced' "),
         (KINDS["numbers"][0], "loss 'balanced' "),
     ],

@@ -72,7 +72,8 @@ def balanced(
         logits: (b, k).
         label: (b,) integers, or (b, k) probabilities q, whose weight is sum_k q_k w_k.
         loss: of one example.
-        weights: one for each class, two where k is 1; none given, all are 1.
+        weights: one for each class, two where k is 1. A run finds them, by the formula above, from
+            its training labels if there are none; elsewhere all are 1.
 
     Returns:
         (b,) float32.
