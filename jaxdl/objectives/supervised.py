@@ -6,6 +6,7 @@ from typing import Annotated
 import jax.numpy as jnp
 
 from jaxdl.config import NonNegative
+from jaxdl.errors import UserError
 from jaxdl.losses.cross_entropy import cross_entropy
 from jaxdl.metrics.classification import correct, masked
 from jaxdl.objectives.base import Model, on_target
@@ -51,6 +52,12 @@ def supervised(
 
     def objective_loss(params: PyTree, variables: PyTree, batch: Batch, key: Array):
         outputs, variables = model.train(params, variables, batch, key)
+        if outputs["logits"].ndim == 4 and batch["label"].ndim < 3:
+            raise UserError(
+                f"the model gives a map of logits, {outputs['logits'].shape}, for one label an "
+                "example: train it with config.model.convolutional=false, and convert its "
+                "parameters by jaxdl.nn.dense.to_convolutional"
+            )
         # L = l(y) + weight sum_i l(y_i), y_i the auxiliary logits
         values = of_labels(outputs["logits"], batch)
         for logits in outputs.get("auxiliary_logits", ()):
