@@ -1,5 +1,6 @@
 """Metrics of labels and of maps: scikit-learn's and SciPy's figures, on awkward input too."""
 
+import decimal
 import functools
 import warnings
 
@@ -88,20 +89,50 @@ def with_ties(k):
     return np.round(logits), label
 
 
+def ranked(logits):
+    """The rank of each row by each class's probability, which are tied to 80 digits or not."""
+    with decimal.localcontext(prec=100):
+        powers = [[decimal.Decimal(float(x)).exp() for x in row] for row in logits]
+        scores = [[round(p / sum(row), 80) for p in row] for row in powers]
+    columns = list(zip(*scores, strict=True))
+    return [[sorted(set(column)).index(p) for p in column] for column in columns]
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_ranking_is_that_of_scikit_learn_class_by_class(case):
     logits, label = CASES[case]
-    scores = softmax(logits.astype(np.float64), axis=-1)
+    ranks = ranked(logits)
     there = [c for c in range(CLASSES) if 0 < (label == c).sum() < N]
     for name, one in [("auroc", sk.roc_auc_score), ("average_precision", ap)]:
-        expected = np.mean([one(label == c, scores[:, c]) for c in there]) if there else np.nan
+        expected = np.mean([one(label == c, ranks[c]) for c in there]) if there else np.nan
         np.testing.assert_allclose(value(name, logits, label), expected, rtol=1e-9)
-    if len(there) == CLASSES:
+    scores = softmax(logits.astype(np.float64), axis=-1)
+    if len(there) == CLASSES and scores.max() < 1:
         expected = sk.roc_auc_score(label, scores, multi_class="ovr", average="macro")
         np.testing.assert_allclose(value("auroc", logits, label), expected, rtol=1e-9)
 
 
 ap = sk.average_precision_score
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5])
+def test_rows_that_are_permuted_or_moved_are_tied(shift):
+    random, n = np.random.default_rng(5), 120
+    logits = random.integers(-2, 3, (n, 4)) * 0.75 + shift * random.integers(0, 9, (n, 1))
+    logits = logits.astype(np.float32)
+    label = random.integers(0, 4, n).astype(np.int32)
+    ranks = ranked(logits)
+    for name, one in [("auroc", sk.roc_auc_score), ("average_precision", ap)]:
+        expected = np.mean([one(label == c, ranks[c]) for c in range(4)])
+        np.testing.assert_allclose(value(name, logits, label), expected, rtol=1e-12)
+
+
+def test_infinite_logits_are_ranked():
+    logits = np.array([[-np.inf, 0, 1], [0, -np.inf, 1], [np.inf, 0, 0], [2, 0, -np.inf]])
+    label = np.array([2, 1, 0, 0], np.int32)
+    # Class 0: p = 0, .27, 1, .88; class 1: .27, 0, 0, .12; class 2: .73, .73, 0, 0.
+    expected = np.mean([1.0, 0.5 / 3, (2 + 0.5) / 3])
+    np.testing.assert_allclose(value("auroc", logits, label), expected)
 
 
 @pytest.mark.parametrize("make", [random, with_ties], ids=["random", "ties"])

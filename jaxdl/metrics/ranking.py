@@ -17,6 +17,8 @@ from jaxdl.metrics.base import Metric, Outputs
 from jaxdl.registry import register
 from jaxdl.types import Array, Batch
 
+_LARGE = 1e300
+
 
 def mean_over_classes(
     score: Callable[[np.ndarray, np.ndarray], float], rows: dict[str, np.ndarray]
@@ -30,23 +32,37 @@ def mean_over_classes(
     Returns:
         NaN where a logit is, or where only one class is there.
     """
-    from scipy.special import log_softmax
     from scipy.stats import rankdata  # a second that training need not wait for
 
     logits, label = rows["logits"].astype(np.float64), rows["label"]
     if np.isnan(logits).any():
         return math.nan
+    logits = np.clip(logits, -_LARGE, _LARGE)  # of infinite ones the difference is none
     if logits.shape[-1] == 2:
         # The same order as the probability's, which would be 1 for all that is above 37.
         scores = {1: logits[:, 1] - logits[:, 0]}
     else:
-        scores = dict(enumerate(log_softmax(logits, axis=-1).T))
+        scores = {k: log_probability(logits, k) for k in range(logits.shape[-1])}
     found = []
     for k, values in scores.items():
         positive = label == k
         if 0 < positive.sum() < len(label):
             found.append(score(positive, rankdata(values)))
     return float(np.mean(found)) if found else math.nan
+
+
+def log_probability(logits: np.ndarray, k: int) -> np.ndarray:
+    """Logarithm of the probability of class k, (n, c) -> (n,), equal where it is mathematically.
+
+    Rows of which one is the other permuted, or moved by a constant, are tied, which the rounding of
+    a softmax would undo: the summands are sorted.
+    """
+    from scipy.special import logsumexp
+
+    # ln p_k = -ln(1 + sum_(j != k) exp(l_j - l_k))
+    others = np.sort(np.delete(logits, k, axis=1) - logits[:, [k]], axis=1)
+    result: np.ndarray = -np.logaddexp(0, logsumexp(others, axis=1))
+    return result
 
 
 def auroc_of(rows: dict[str, np.ndarray]) -> float:
