@@ -178,7 +178,7 @@ def assemble(
         module,
         precision.dtype,
         kernel_init=parts.one("initializer"),
-        freeze_norms=config.freeze_norms or (config.freeze_statistics and config.freeze) or False,
+        freeze_norms=frozen_norms_pattern(config),
         dropout=parts.one("dropout") or elementwise,
         remat=config.gradient.remat,
         float32=precision.float32,
@@ -249,6 +249,13 @@ def assemble(
     during = plan.roles("training")
     check_monitor(config, [key for role in during for key in plan.measured(role)])
     return plan
+
+
+def frozen_norms_pattern(config: Config) -> str | None:
+    """Regular expression on paths of parameters whose batch norms keep their statistics."""
+    if config.freeze_norms:
+        return ".*"
+    return config.freeze if config.freeze_statistics else None
 
 
 def durations(config: Config, examples: int) -> tuple[int, Callable[[int | str], int]]:

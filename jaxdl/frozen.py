@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxdl import tree
+from jaxdl.assemble import frozen_norms_pattern
 from jaxdl.config import Config
 from jaxdl.errors import UserError
 from jaxdl.nn.norm import frozen_norms
@@ -29,17 +30,12 @@ def frozen_leaves(config: Config, state: TrainState) -> dict[str, Any]:
 
 
 def _of(config: Config, params: PyTree, variables: PyTree) -> dict[str, Any]:
-    statistics = variables.get(STATISTICS, {})
-    norms: set[str] = set()
-    masks: dict[str, bool] = {}
-    if config.freeze is not None:
-        masks = tree.flatten(tree.select(params, config.freeze))
-        norms = (
-            frozen_norms(params, statistics, config.freeze) if config.freeze_statistics else norms
-        )
+    statistics, pattern = variables.get(STATISTICS, {}), frozen_norms_pattern(config)
+    norms = set() if pattern is None else frozen_norms(params, statistics, pattern)
+    masks = {} if config.freeze is None else tree.flatten(tree.select(params, config.freeze))
     leaves = {path: leaf for path, leaf in tree.flatten(params).items() if masks.get(path)}
     for path, leaf in tree.flatten(statistics).items():
-        if config.freeze_norms or path.rpartition("/")[0] in norms:
+        if path.rpartition("/")[0] in norms:
             leaves[f"{STATISTICS}/{path}"] = leaf
     return leaves
 

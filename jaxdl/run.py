@@ -156,6 +156,7 @@ def train(
     Raises:
         Interrupted: a signal came; the state is saved.
         Diverged: too many steps in a row were not finite.
+        UserError: a frozen leaf has changed; the state is saved.
     """
     plan, begun = session.plan, session.step_of(state)
     if owed := session.owed(begun):

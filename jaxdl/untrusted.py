@@ -1,14 +1,25 @@
-"""Plain data from a file or a shell: JSON, and what no config holds, whoever wrote it."""
+"""Plain data from a file or a shell: JSON, arrays, and what no config holds, whoever wrote it."""
 
 import json
 import math
 import re
+import struct
+import tokenize
+import zipfile
+import zlib
 from typing import Any
 
 from jaxdl.errors import UserError
 
 DEEPEST = 40
 """Levels of dicts and lists: a part in a part in a part has 6."""
+
+BROKEN_ARRAY = (
+    *(ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError),
+    *(NotImplementedError, SyntaxError, TypeError, ValueError, zipfile.BadZipFile, zlib.error),
+    *(struct.error, tokenize.TokenError),
+)
+"""Exceptions that zipfile and NumPy raise on damaged files of arrays."""
 
 _UNWRITABLE = re.compile("[\0\ud800-\udfff]")  # not in file names, and not in UTF-8
 

@@ -1,6 +1,7 @@
 """Image files and arrays of every kind: the pixels of a formula, or one line of refusal."""
 
 import itertools
+import zipfile
 
 import numpy as np
 import pytest
@@ -277,6 +278,18 @@ def test_a_split_of_ones_own_keeps_its_name(tmp_path):
     prefixed = {f"{split}_{k}": x for split in ("train", "val") for k, x in arrays.items()}
     np.savez(tmp_path / "x.npz", **prefixed)
     assert len(npz("val", path=str(tmp_path / "x.npz"))) == 1
+
+
+def test_an_array_with_a_damaged_header_is_named(tmp_path):
+    np.savez(tmp_path / "x.npz", image=GREY[None], label=[0])
+    with zipfile.ZipFile(tmp_path / "x.npz") as stored:
+        members = {name: stored.read(name) for name in stored.namelist()}
+    damaged = members["image.npy"].replace(b"(1, 5, 7)", b"(1, 5, 7(")
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as stored:
+        for name, member in (members | {"image.npy": damaged}).items():
+            stored.writestr(name, member)
+    with pytest.raises(UserError, match=r"x\.npz: cannot read the array 'image'"):
+        npz("all", path=str(tmp_path / "x.npz"))
 
 
 def test_one_nan_does_not_hide_the_range_of_the_others(tmp_path):

@@ -17,7 +17,7 @@ def test_frozen_statistics(norm):
     module = models.create("cnn", 3, widths=[8, 8], norm=norm)
     image = jax.random.normal(jax.random.key(0), (6, 8, 8, 3)) + 2
     batch = {"image": image, "label": jnp.arange(6) % 3}
-    frozen = Model(module, jnp.dtype("float32"), freeze_norms=True)
+    frozen = Model(module, jnp.dtype("float32"), freeze_norms=".*")
     params, variables = initial(frozen.init, jax.random.key(1), batch)
     variables = jax.tree.map(lambda x: x + 0.3, variables)
 

@@ -5,7 +5,6 @@ import math
 import os
 import re
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,13 +16,7 @@ from jaxdl.data.target import Target
 from jaxdl.data.tokenizers import Tokenizer
 from jaxdl.errors import UserError
 from jaxdl.registry import register
-
-# What a broken file raises in zipfile and numpy.
-_BROKEN = (
-    *(ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError),
-    *(NotImplementedError, SyntaxError, TypeError, ValueError, zipfile.BadZipFile, zlib.error),
-)
-
+from jaxdl.untrusted import BROKEN_ARRAY
 
 _FEATURES = {"images": "image", "labels": "label", "x": "image", "y": "label"}
 """Key of an array in other conventions to the key of a batch."""
@@ -165,7 +158,7 @@ def _keys(file: Path) -> list[str]:
     try:
         with np.load(file) as stored:
             return list(stored.files)
-    except _BROKEN as error:
+    except BROKEN_ARRAY as error:
         raise UserError(f"{file} is not an .npz file: {error}") from error
 
 
@@ -175,5 +168,5 @@ def _read(file: Path, key: str) -> np.ndarray:
             check_room(f"{file}: the array '{key}'", members.getinfo(f"{key}.npy").file_size)
         with np.load(file) as stored:
             return stored[key]
-    except _BROKEN as error:
+    except BROKEN_ARRAY as error:
         raise UserError(f"{file}: cannot read the array '{key}': {error}") from error

@@ -7,11 +7,9 @@ npz: `numpy.lib.format`, never with pickled objects. PyTorch: `torch_file.py`.
 
 import io
 import math
-import struct
 import tokenize
 import warnings
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -24,21 +22,9 @@ from jaxdl.errors import UserError, choices
 from jaxdl.hub import torch_file
 from jaxdl.hub.archive import check_archive, read_member
 from jaxdl.hub.torch_file import Weights
+from jaxdl.untrusted import BROKEN_ARRAY
 
-# What a broken file raises in zipfile, numpy and safetensors.
-_BROKEN = (
-    ArithmeticError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    SafetensorError,
-    ValueError,
-    struct.error,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+_BROKEN = (*BROKEN_ARRAY, SafetensorError)
 _SAFETENSORS = {
     *("BOOL", "U8", "U16", "U32", "U64", "I8", "I16", "I32", "I64"),
     *("F16", "BF16", "F32", "F64"),

@@ -209,17 +209,17 @@ def no_norm(name: str, /) -> nn.Module:
     return Identity(name=name)
 
 
-def keep_statistics(kept: Collection[str] | None = None) -> Callable:
+def keep_statistics(kept: Collection[str]) -> Callable:
     """An interceptor, under which batch norms in training read their running statistics.
 
     Args:
-        kept: paths of these norms, such as 'backbone/norm1'; by default all norms.
+        kept: paths of these norms, such as 'backbone/norm1'.
     """
 
     def intercept(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
         module = context.module
-        is_kept = kept is None or "/".join(module.path) in kept
-        if is_kept and isinstance(module, BatchNorm | BatchRenorm) and len(args) == 2:
+        is_norm = isinstance(module, BatchNorm | BatchRenorm) and len(args) == 2
+        if is_norm and "/".join(module.path) in kept:
             args = (args[0], False)
         return call(*args, **kwargs)
 

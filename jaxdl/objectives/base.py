@@ -35,9 +35,9 @@ class Model(NamedTuple):
     dtype: jnp.dtype
     kernel_init: Callable[..., Array] | None = None
     """Draws every kernel in place of the layer's own initializer."""
-    freeze_norms: bool | str = False
-    """Batch norms read their running statistics in training too, and keep them: all, or those whose
-    parameters' paths all match a regular expression."""
+    freeze_norms: str | None = None
+    """Regular expression on paths of parameters: batch norms of which it matches all read their
+    running statistics in training too, and keep them."""
     dropout: Drop = elementwise
     """Function that every dropout layer applies."""
     remat: Policy | None = None
@@ -80,8 +80,10 @@ class Model(NamedTuple):
     ) -> tuple[dict[str, Array], PyTree]:
         """(outputs, new variables) of a training-mode forward pass."""
         changes = [replace_dropout(self.dropout)] if self.dropout is not elementwise else []
-        if self.freeze_norms:
-            changes.append(keep_statistics(self._frozen_norms(params, variables)))
+        if self.freeze_norms is not None:
+            statistics = variables.get("batch_stats", {})
+            kept = frozen_norms(params, statistics, self.freeze_norms)
+            changes.append(keep_statistics(kept))
         changes += [ghost_batch_norm(self.norm_parts)] if self.norm_parts > 1 else []
         changes += [rematerialize(self.remat)] if self.remat else []
         collections, beside = _apart(variables)
@@ -194,11 +196,6 @@ class Model(NamedTuple):
         with nn.intercept_methods(note):
             jax.eval_shape(self.init, jax.random.key(0), jax.tree.map(_prepared, dict(spec)))
         return tuple(order)
-
-    def _frozen_norms(self, params: PyTree, variables: PyTree) -> set[str] | None:
-        if isinstance(self.freeze_norms, bool):
-            return None
-        return frozen_norms(params, variables.get("batch_stats", {}), self.freeze_norms)
 
     def _changed(self, interceptors: Sequence[Callable[..., Any]]) -> ExitStack:
         stack = ExitStack()

@@ -1,21 +1,11 @@
 """Reader of the `.npz` and `.npy` files of a run directory; a damaged file is named."""
 
-import struct
-import tokenize
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
 from jaxdl.errors import UserError
-
-# What zipfile and NumPy raise on damaged files.
-_DAMAGE = (
-    *(ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError),
-    *(NotImplementedError, SyntaxError, TypeError, ValueError, zipfile.BadZipFile, zlib.error),
-    *(struct.error, tokenize.TokenError),
-)
+from jaxdl.untrusted import BROKEN_ARRAY
 
 
 def read_npz(file: Path) -> dict[str, np.ndarray]:
@@ -23,7 +13,7 @@ def read_npz(file: Path) -> dict[str, np.ndarray]:
     try:
         with file.open("rb") as handle, np.load(handle, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
-    except _DAMAGE as error:
+    except BROKEN_ARRAY as error:
         raise UserError(f"{file}: not a readable .npz file: {_line(error)}") from error
 
 
@@ -32,7 +22,7 @@ def read_npy(file: Path) -> np.ndarray:
     try:
         with file.open("rb") as handle:
             return np.lib.format.read_array(handle, allow_pickle=False)
-    except _DAMAGE as error:
+    except BROKEN_ARRAY as error:
         raise UserError(f"{file}: not a readable .npy file: {_line(error)}") from error
 
 
